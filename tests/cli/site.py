@@ -1,0 +1,66 @@
+"""A whole installation in a directory: configuration, migrated database, store, no daemon."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.builders import make_arrival, make_header
+from triage.config import Config, load_config
+from triage.database.arrivals import record_arrival
+from triage.database.connection import open_database
+from triage.records import Arrival
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where commands are run, with the configuration that they find there."""
+
+    directory: Path
+    config: Config
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the program as a user in the site's directory would."""
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("TRIAGE_")}
+        return subprocess.run(
+            [sys.executable, "-m", "triage", *arguments],
+            cwd=self.directory,
+            env=environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def make_site(directory: Path, database_url: str, *, more: str = "") -> Site:
+    """Write triage.toml and make what it names; `more` is appended to it."""
+    path = directory / "triage.toml"
+    path.write_text(
+        f"[receiver]\nport = 0\n"
+        f'[store]\npath = "{directory}/store"\nminimum_free_mib = 1\n'
+        f'[database]\nurl = "{database_url}"\n'
+        f"[eligibility]\nmaximum_study_age_h = 0\n{more}",
+        "utf-8",
+    )
+    return Site(directory=directory, config=load_config(path, {}))
+
+
+def arrive(site: Site, **header: object) -> Arrival:
+    """Record one arrived radiograph at the site; `header` are fields of its header."""
+    arrival = make_arrival(make_header(**header))
+    database = open_database(site.config.database.url)
+    try:
+        with database.write() as connection:
+            record_arrival(
+                connection,
+                arrival,
+                policies=site.config.policies,
+                now=database.now(connection),
+            )
+    finally:
+        database.dispose()
+    return arrival

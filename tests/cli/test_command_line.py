@@ -1,0 +1,116 @@
+"""The command line: exit codes, one sentence per error, quick verbs, help for each."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from triage.cli.command_line import main, parser
+
+VERBS = {
+    "run", "status", "worklist", "show", "requeue", "priority", "acknowledge", "quarantine",
+    "bundle", "check", "migrate", "send", "demo",
+}  # fmt: skip
+FAMILIES = {
+    "quarantine": {"list", "show", "release", "discard"},
+    "bundle": {"init", "show", "verify"},
+}
+HEAVY = ("torch", "transformers", "sqlalchemy", "pynetdicom", "pydicom", "numpy", "apscheduler")
+
+
+def verbs_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the verbs of a parser by name."""
+    for action in whole._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def every_parser() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for name, verb in verbs_of(parser()).items():
+        yield name, verb
+        yield from ((f"{name} {below}", each) for below, each in verbs_of(verb).items())
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "triage", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, env={"PATH": "", **environ},
+    )  # fmt: skip
+
+
+def test_the_verbs_are_those_of_the_contract() -> None:
+    verbs = verbs_of(parser())
+    assert set(verbs) == VERBS
+    assert {name: set(verbs_of(verbs[name])) for name in FAMILIES} == FAMILIES
+
+
+@pytest.mark.parametrize(("name", "verb"), list(every_parser()))
+def test_every_verb_has_help_with_an_example_of_itself(
+    name: str, verb: argparse.ArgumentParser
+) -> None:
+    assert verb.description
+    assert f"triage {name}" in (verb.epilog or "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["status", "--nothing"], ["show"]])
+def test_a_wrong_command_line_exits_with_64(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 64
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(tmp_path / "none.toml"), "worklist"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("triage: ")
+    assert "none.toml" in said.err
+    assert "--config" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_the_configuration_may_stand_on_either_side_of_the_verb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "none.toml")
+    for arguments in (["--config", path, "worklist"], ["worklist", "--config", path]):
+        assert main(arguments) == 1
+        assert "none.toml" in capsys.readouterr().err
+
+
+def test_status_cannot_tell_without_a_readable_configuration(tmp_path: Path) -> None:
+    done = run("--config", str(tmp_path / "none.toml"), "status", "--json")
+    assert done.returncode == 3
+    assert done.stdout == ""
+
+
+def test_status_imports_no_model_library_and_no_orm_layer(tmp_path: Path) -> None:
+    config = tmp_path / "triage.toml"
+    config.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/none.sqlite"\n', "utf-8")
+    code = (
+        "import sys; from triage.cli import main; main(['status']);"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={"TRIAGE_CONFIG": str(config)},
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_name_that_the_terminal_cannot_write_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "山田.toml"
+    done = run("--config", str(path), "worklist", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 1
+    assert "\\u5c71" in done.stderr
+    assert "Traceback" not in done.stderr

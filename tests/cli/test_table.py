@@ -1,0 +1,57 @@
+"""A table fits its screen, keeps every character and says nothing by colour alone."""
+
+import re
+
+import pytest
+
+from triage.cli.table import Column, Line, Screen, Style, cell, render
+from triage.cli.text import cells
+
+COLUMNS = (
+    Column(title="N", right=True),
+    Column(title="NAME", share=1),
+    Column(title="TEXT", share=3),
+)
+ROWS = [
+    [cell(1), cell("山田 太郎"), cell("word " * 40)],
+    [cell(23), cell("short"), cell("unbroken" * 20, Style.ALARM)],
+]
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_no_line_is_wider_than_the_screen(columns: int) -> None:
+    text = render(COLUMNS, ROWS, Screen(columns=columns))
+    assert max(cells(line) for line in text.splitlines()) <= columns
+
+
+def test_a_table_that_fits_is_not_stretched() -> None:
+    text = render(COLUMNS, [[cell(1), cell("a"), cell("b")]], Screen(columns=160))
+    assert text.splitlines() == ["N  NAME  TEXT", "-  ----  ----", "1  a     b"]
+
+
+def test_nothing_of_a_wrapped_cell_is_lost() -> None:
+    text = render(COLUMNS, ROWS, Screen(columns=40))
+    assert text.count("word") == 40
+    assert "".join(text.split()).count("unbroken") >= 1
+
+
+def test_without_colour_only_text_is_written() -> None:
+    assert "\x1b" not in render(COLUMNS, ROWS, Screen(columns=80, colour=False))
+
+
+def test_colour_changes_no_character() -> None:
+    plain = render(COLUMNS, ROWS, Screen(columns=80, colour=False))
+    painted = render(COLUMNS, ROWS, Screen(columns=80, colour=True))
+    assert painted != plain
+    assert SGR.sub("", painted) == plain
+
+
+def test_escape_sequences_in_a_cell_never_reach_the_screen() -> None:
+    assert "\x1b" not in render(COLUMNS, [[cell("\x1b[2J"), cell(""), cell("")]], Screen())
+
+
+def test_the_lines_of_a_cell_stand_below_each_other() -> None:
+    stacked = (Line(text="above"), Line(text="below"))
+    text = render(COLUMNS, [[cell(1), stacked, cell("x")]], Screen())
+    assert text.splitlines()[2:] == ["1  above  x", "   below"]

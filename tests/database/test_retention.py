@@ -1,0 +1,87 @@
+"""Pixels, embeddings and captions of a study expire together; what nobody has read stays."""
+
+from datetime import timedelta
+
+import numpy as np
+
+from tests.builders import make_arrival, make_header, make_policies
+from tests.database.conftest import MODEL, Room, analysed
+from triage.database import results
+from triage.database.retention import expirable_studies, expire_study, still_expired
+from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow
+from triage.records import Caption, JobKind, StudyState
+from triage.rules.eligibility import EligibilityPolicy
+
+
+def expirable(room: Room) -> list[int]:
+    with room.db.read() as connection:
+        before = room.clock() - timedelta(days=30)
+        return expirable_studies(connection, before=before, limit=10)
+
+
+def expire(room: Room, study_id: int) -> list[str]:
+    with room.db.write() as connection:
+        return expire_study(connection, study_id, now=room.clock())
+
+
+def seen(room: Room, *, flagged: bool, **header: str) -> int:
+    """Receive a radiograph and look at it; returns its study."""
+    study_id = room.arrive(make_arrival(make_header(**header))).study_id
+    [job] = room.claim()
+    room.commit(
+        job,
+        analysed(flagged=flagged, embedding_keys=("key",)),
+        embeddings={"key": np.ones(2, dtype=np.float32)},
+        caption_due=True,
+    )
+    [caption] = room.claim(JobKind.CAPTION)
+    words = Caption(text="Words.", prompt_digest="", model=MODEL)
+    results.commit_caption(room.db, caption, words)
+    return study_id
+
+
+def test_only_what_a_person_has_read_expires_and_only_after_its_time(room: Room) -> None:
+    read, unread = seen(room, flagged=True), seen(room, flagged=True)
+    room.acknowledge(read)
+    room.clock.advance(29 * 86400)
+    assert expirable(room) == []
+    room.clock.advance(2 * 86400)
+    assert expirable(room) == [read]
+    assert expire(room, unread) == []
+    assert room.study(unread).state != StudyState.EXPIRED
+
+
+def test_old_studies_off_the_list_expire_unless_they_are_flagged(room: Room) -> None:
+    room.policies = make_policies(eligibility=EligibilityPolicy(maximum_study_age_h=24))
+    old = {"study_date": "20200101", "study_time": "0800"}
+    plain, flagged = seen(room, flagged=False, **old), seen(room, flagged=True, **old)
+    room.clock.advance(31 * 86400)
+    assert expirable(room) == [plain]
+    assert expire(room, flagged) == []
+
+
+def test_pixels_embedding_and_caption_go_together_and_the_rows_stay(room: Room) -> None:
+    study = seen(room, flagged=True)
+    room.acknowledge(study)
+    [instance] = room.rows(Instance)
+    assert expire(room, study) == [instance.path]
+    assert room.rows(Embedding) == []
+    assert room.rows(CaptionRow) == []
+    row = room.study(study)
+    assert (row.state, row.caption) == (StudyState.EXPIRED, "")
+    assert row.acknowledged_by == "reader"
+    assert len(room.rows(ResultRow)) == 1
+    assert expire(room, study) == []
+    assert room.claim() == []
+
+
+def test_a_file_that_came_again_meanwhile_is_not_to_be_deleted(room: Room) -> None:
+    arrival = make_arrival()
+    study = room.arrive(arrival).study_id
+    room.acknowledge(study)
+    paths = expire(room, study)
+    with room.db.write() as connection:
+        assert still_expired(connection, paths) == [arrival.path]
+    room.arrive(arrival)
+    with room.db.write() as connection:
+        assert still_expired(connection, paths) == []

@@ -1,0 +1,124 @@
+"""Another implementation's senders find what they expect: DCMTK against the whole receiver."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom import uid
+from sqlalchemy import text
+
+from tests.dicom_files import compress, make_ct_series, make_dx, make_sr, to_bytes
+from triage.config import ReceiverConfig
+from triage.database.connection import Database, open_database
+from triage.ingest.intake import Intake
+from triage.ingest.storage_scp import StorageReceiver
+from triage.rules.policies import Policies
+from triage.store import Store, open_store
+
+pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+
+
+@pytest.fixture
+def database(sqlite_url: str) -> Iterator[Database]:
+    opened = open_database(sqlite_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "store", minimum_free_mib=0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def receiver(database: Database, store: Store) -> Iterator[StorageReceiver]:
+    door = Intake(database, store, policies=Policies())
+    door.start()
+    listening = StorageReceiver(door, ReceiverConfig(port=0))
+    listening.start()
+    yield listening
+    listening.stop(drain_s=5)
+    door.stop()
+
+
+def tool(
+    name: str, receiver: StorageReceiver, *arguments: str | Path, called: str = "TRIAGE"
+) -> int:
+    options, files = arguments[:-1], arguments[-1:]
+    address = ("127.0.0.1", str(receiver.port))
+    command = [name, "-aet", "DCMTK", "-aec", called, *map(str, options), *address]
+    done = subprocess.run(
+        [*command, *map(str, files)], capture_output=True, check=False, timeout=60
+    )
+    return done.returncode
+
+
+def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def test_an_echo_succeeds_for_us_and_fails_for_another(receiver: StorageReceiver) -> None:
+    assert tool("echoscu", receiver) == 0
+    assert tool("echoscu", receiver, called="OTHER") != 0
+
+
+def test_a_folder_of_many_kinds_is_held(
+    database: Database, receiver: StorageReceiver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    syntaxes = (
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+    )
+    objects = [make_dx(), make_sr(), *make_ct_series()]
+    objects += [make_dx(transfer_syntax=syntax) for syntax in syntaxes]
+    objects += [compress(make_dx(), uid.RLELossless), compress(make_dx(), uid.JPEGLSLossless)]
+    for number, ds in enumerate(objects):
+        (folder / f"{number}.dcm").write_bytes(to_bytes(ds))
+    assert tool("dcmsend", receiver, "--scan-directories", folder) == 0
+    held = {row[0] for row in rows(database, "SELECT sop_instance_uid FROM instances")}
+    assert held == {ds.SOPInstanceUID for ds in objects}
+    assert rows(database, "SELECT DISTINCT sender_ae_title FROM instances") == [("DCMTK",)]
+
+
+COMPRESSED = {"-xs": uid.JPEGLosslessSV1, "-xt": uid.JPEGLSLossless, "-xv": uid.JPEG2000Lossless}
+
+
+@pytest.mark.parametrize("option", COMPRESSED)
+def test_compressed_images_are_held_as_they_were_sent(
+    database: Database, store: Store, receiver: StorageReceiver, option: str
+) -> None:
+    syntax = COMPRESSED[option]
+    ds = compress(make_dx(), syntax)
+    path = store.root.parent / "a.dcm"
+    path.write_bytes(to_bytes(ds))
+    assert tool("storescu", receiver, option, path) == 0
+    [(relative, held_syntax)] = rows(database, "SELECT path, transfer_syntax_uid FROM instances")
+    assert held_syntax == syntax
+    held = pydicom.dcmread(store.resolve(relative))
+    assert held.PixelData == ds.PixelData
+    assert (held.SOPInstanceUID, held.PatientID) == (ds.SOPInstanceUID, ds.PatientID)
+
+
+def test_a_bad_object_does_not_sink_the_good_ones_around_it(
+    database: Database, receiver: StorageReceiver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    good = [make_dx() for _ in range(2)]
+    bad = make_dx()
+    del bad.StudyInstanceUID
+    for number, ds in enumerate((good[0], bad, good[1])):
+        (folder / f"{number}.dcm").write_bytes(to_bytes(ds))
+    tool("storescu", receiver, "--no-halt", "--scan-directories", folder)
+    assert rows(database, "SELECT count(*) FROM instances") == [(2,)]
+    assert rows(database, "SELECT reason_code FROM quarantine") == [("identifiers_invalid",)]

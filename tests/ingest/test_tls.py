@@ -1,0 +1,136 @@
+"""DICOM over TLS: only with a certificate of our authority, and as the name that it carries."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from tests.ingest.test_storage_scp import DX, Door, associated, listening
+from triage.config import PeerConfig
+from triage.errors import ConfigError
+from triage.ingest.tls import server_context
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an authority, certificates of server and sender, and one of a stranger."""
+    directory = tmp_path_factory.mktemp("certificates")
+    for authority in ("ca", "strange-ca"):
+        files = f"-keyout {authority}.key -out {authority}.pem"
+        _openssl(directory, f"req -x509 -newkey {KEY} {files} -subj /CN=authority -days 2")
+    for name, authority in (("server", "ca"), ("ct1", "ca"), ("stranger", "strange-ca")):
+        files = f"-keyout {name}.key -out {name}.csr"
+        _openssl(directory, f"req -newkey {KEY} {files} -subj /CN={name}")
+        signer = f"-CA {authority}.pem -CAkey {authority}.key -CAcreateserial"
+        _openssl(directory, f"x509 -req -in {name}.csr {signer} -out {name}.pem -days 2")
+    return directory
+
+
+KEY = "ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+
+
+def _openssl(directory: Path, arguments: str) -> None:
+    command = ["openssl", *arguments.split()]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
+
+
+def receiver_config(certificates: Path, subject: str = "ct1") -> dict[str, object]:
+    return {
+        "tls_enabled": True,
+        "tls_port": 0,
+        "certificate": str(certificates / "server.pem"),
+        "key": str(certificates / "server.key"),
+        "client_ca": str(certificates / "ca.pem"),
+        "peers": (PeerConfig(ae_title="CT1", address="127.0.0.1", certificate_subject=subject),),
+    }
+
+
+def client_context(certificates: Path, name: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    context.check_hostname = False
+    if name is not None:
+        context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
+    return context
+
+
+def associate(port: int | None, context: ssl.SSLContext) -> Association:
+    entity = AE(ae_title="CT1")
+    entity.add_requested_context(DX)
+    return entity.associate("127.0.0.1", port, ae_title="TRIAGE", tls_args=(context, "server"))
+
+
+def test_a_sender_with_its_certificate_is_admitted(certificates: Path) -> None:
+    with listening(Door(), **receiver_config(certificates)) as receiver:
+        association = associate(receiver.tls_port, client_context(certificates, "ct1"))
+        assert association.is_established
+        association.release()
+
+
+def test_a_certificate_of_another_name_is_rejected(certificates: Path) -> None:
+    with listening(Door(), **receiver_config(certificates, subject="dx1")) as receiver:
+        association = associate(receiver.tls_port, client_context(certificates, "ct1"))
+        assert association.is_rejected
+
+
+@pytest.mark.parametrize("name", [None, "stranger"])
+def test_without_a_certificate_of_our_authority_there_is_no_connection(
+    certificates: Path, name: str | None
+) -> None:
+    """With TLS 1.3 the client learns of it at its first read."""
+    context = client_context(certificates, name)
+    with (
+        listening(Door(), **receiver_config(certificates)) as receiver,
+        socket.create_connection(("127.0.0.1", receiver.tls_port or 0)) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        context.wrap_socket(plain) as connection,
+    ):
+        connection.recv(1)
+
+
+def test_a_peer_that_must_show_a_certificate_cannot_come_in_clear_text(certificates: Path) -> None:
+    with (
+        listening(Door(), **receiver_config(certificates)) as receiver,
+        associated(receiver.port, calling="CT1") as association,
+    ):
+        assert association.is_rejected
+
+
+def test_a_silent_connection_does_not_hold_up_the_next_one(certificates: Path) -> None:
+    with (
+        listening(Door(), **receiver_config(certificates)) as receiver,
+        socket.create_connection(("127.0.0.1", receiver.tls_port or 0)),
+    ):
+        association = associate(receiver.tls_port, client_context(certificates, "ct1"))
+        assert association.is_established
+        association.release()
+
+
+def test_old_versions_of_tls_are_refused(certificates: Path) -> None:
+    context = client_context(certificates, "ct1")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA256")  # no forward secrecy: outside BCP 195
+    with (
+        listening(Door(), **receiver_config(certificates)) as receiver,
+        socket.create_connection(("127.0.0.1", receiver.tls_port or 0)) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain)
+
+
+def test_unusable_files_are_named(certificates: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.pem"):
+        server_context(certificate=str(certificates / "absent.pem"), key="x", client_ca="x")
+    with pytest.raises(ConfigError, match="client_ca"):
+        server_context(
+            certificate=str(certificates / "server.pem"),
+            key=str(certificates / "server.key"),
+            client_ca=str(certificates / "server.key"),
+        )

@@ -1,0 +1,113 @@
+"""After a crash, store and database agree again, and what was lost is told."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.dicom_files import make_dx, to_bytes
+from triage.database.connection import Database
+from triage.ingest.intake import Intake
+from triage.ingest.part10 import digest_of, split
+from triage.operations.reconcile import NOTE, Reconciliation, reconcile
+from triage.records import Source
+from triage.rules.policies import Policies
+from triage.store import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "store", minimum_free_mib=0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def intake(database: Database, store: Store) -> Iterator[Intake]:
+    door = Intake(database, store, policies=Policies())
+    door.start()
+    yield door
+    door.stop()
+
+
+def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def orphan(store: Store, data: bytes) -> str:
+    """Leave a file as a crash between rename and commit does."""
+    staged = store.stage([data], digest=digest_of(split(data)))
+    store.commit([staged])
+    return staged.path
+
+
+def run(
+    database: Database, store: Store, intake: Intake, stop: threading.Event | None = None
+) -> Reconciliation:
+    return reconcile(
+        database, store, intake, stop=stop or threading.Event(), pause_s=0, recheck_s=0
+    )
+
+
+def test_a_file_without_a_row_is_taken_in_where_it_lies(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    path = orphan(store, to_bytes(make_dx()))
+    intake.accept(to_bytes(make_dx()), source=Source.FOLDER)
+    assert run(database, store, intake) == Reconciliation(
+        taken_in=1, missing=0, leftovers=0, complete=True
+    )
+    assert rows(database, "SELECT path FROM instances WHERE source = 'reconcile'") == [(path,)]
+    assert run(database, store, intake).taken_in == 0
+
+
+def test_a_row_without_its_file_is_an_alarm_until_the_file_is_back(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    data = to_bytes(make_dx())
+    intake.accept(data, source=Source.FOLDER)
+    [(path,)] = rows(database, "SELECT path FROM instances")
+    store.resolve(path).unlink()
+    assert run(database, store, intake).missing == 1
+    [(message,)] = rows(database, "SELECT message FROM alarms WHERE cleared_at IS NULL")
+    assert path in message
+    intake.accept(data, source=Source.FOLDER)
+    assert run(database, store, intake).missing == 0
+    assert rows(database, "SELECT id FROM alarms WHERE cleared_at IS NULL") == []
+
+
+def test_a_file_that_is_none_of_ours_is_an_alarm_and_stays(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    digest = hashlib.sha256(b"garbage").hexdigest()
+    store.commit([store.stage([b"garbage"], digest=digest)])
+    assert run(database, store, intake).taken_in == 0
+    assert rows(database, "SELECT code FROM alarms") == [("objects_unreadable",)]
+    assert store.resolve(f"objects/{digest[:2]}/{digest}.dcm").exists()
+
+
+def test_leftovers_are_swept(database: Database, store: Store, intake: Intake) -> None:
+    dead = store.root / "incoming" / "dead"
+    dead.mkdir()
+    (dead / "x.part").write_bytes(b"half")
+    assert run(database, store, intake).leftovers == 1
+    assert not dead.exists()
+
+
+def test_a_round_that_was_stopped_goes_on_and_comes_back_to_the_beginning(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    paths = sorted(orphan(store, to_bytes(make_dx())) for _ in range(6))
+    stopped = threading.Event()
+    stopped.set()
+    assert not run(database, store, intake, stopped).complete
+    (store.root / NOTE).write_text(paths[3])
+    assert run(database, store, intake).taken_in == 6
+    assert not (store.root / NOTE).exists()
+    order = [path for (path,) in rows(database, "SELECT path FROM instances ORDER BY id")]
+    assert order == [*paths[4:], *paths[:4]]

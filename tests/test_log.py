@@ -1,0 +1,85 @@
+"""Log lines are JSON for machines and never hold patient data."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from triage.log import REDACTED, configure_logging, is_private
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging(level="info", form="auto", stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def documents(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_one_json_document_when_the_stream_is_no_terminal(lines: io.StringIO) -> None:
+    structlog.get_logger("triage.worker").info("job_done", job_id=7, study_instance_uid="1.2")
+    (line,) = documents(lines)
+    assert line["event"] == "job_done"
+    assert (line["job_id"], line["study_instance_uid"], line["level"]) == (7, "1.2", "info")
+    assert str(line["timestamp"]).endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "patient_name",
+        "patient_id",
+        "issuer_of_patient_id",
+        "patient_birth_date",
+        "accession_number",
+        "study_description",
+        "referring_physician_name",
+        "institution_name",
+        "caption",
+    ],
+)
+def test_a_key_that_may_hold_patient_data_loses_its_value(lines: io.StringIO, key: str) -> None:
+    structlog.get_logger("triage").error("careless", **{key: "SECRET^VALUE"})
+    assert "SECRET" not in lines.getvalue()
+    assert documents(lines)[0][key] == REDACTED
+
+
+def test_uids_and_states_stay_readable() -> None:
+    assert not any(map(is_private, ["sop_instance_uid", "job_id", "sender_ae_title", "state"]))
+
+
+def test_library_lines_pass_through_the_same_chain(lines: io.StringIO) -> None:
+    logging.getLogger("sqlalchemy.pool").warning("pool %s", "grew")
+    (line,) = documents(lines)
+    assert (line["event"], line["logger"]) == ("pool grew", "sqlalchemy.pool")
+
+
+def test_pynetdicom_cannot_print_identifiers_at_info(lines: io.StringIO) -> None:
+    logging.getLogger("pynetdicom.acse").info("(0010,0010) PN [SECRET^VALUE]")
+    assert lines.getvalue() == ""
+
+
+def test_a_traceback_is_logged_without_local_variables(lines: io.StringIO) -> None:
+    def reads(secret: str) -> None:
+        raise ValueError(len(secret))
+
+    try:
+        reads("SECRET^VALUE")
+    except ValueError:
+        structlog.get_logger("triage").exception("thread_ended")
+    (line,) = documents(lines)
+    assert "SECRET" not in lines.getvalue()
+    assert "ValueError" in json.dumps(line["exception"])
+    assert lines.getvalue().count("\n") == 1

@@ -1,0 +1,316 @@
+"""The worker on real databases, real files and real decoding, with toy models."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from pydicom import uid
+
+from tests.dicom_files import make_ct_series, make_dx
+from tests.worker.house import House, drain, look_only, names, radiograph
+from tests.worker.toys import Toy, poisoned_by
+from triage.database import arrivals
+from triage.errors import DeviceFault, DeviceOutOfMemory, InferenceError, KnownAnswerError
+from triage.records import Mode, Rank
+from triage.rules.eligibility import IntendedUse
+from triage.worker.models import Encoded, View
+
+
+def test_the_flag_comes_before_the_words_and_the_words_change_nothing(house: House) -> None:
+    toy = Toy()
+    outcome = house.receive(radiograph(0.9))
+    worker = house.worker(toy.loaded())
+    look_only(worker)
+    flagged = house.study(outcome)
+    assert (flagged["priority"], flagged["priority_source"]) == (Rank.HIGH, "model")
+    assert flagged["flagged_at"] is not None
+    assert flagged["caption"] == ""
+    drain(worker)
+    described = house.study(outcome)
+    assert described["caption"] == "Bright lung."
+    assert described | {"caption": ""} == flagged
+
+
+def test_the_words_reuse_what_the_encoder_made(house: House) -> None:
+    toy = Toy()
+    house.receive(radiograph(0.9))
+    drain(house.worker(toy.loaded()))
+    assert [entry.features for entry in toy.described] == ["kept 0.90"]
+    assert toy.encoded == [1]
+
+
+def test_the_words_are_written_by_a_worker_that_never_saw_the_image(house: House) -> None:
+    toy = Toy()
+    outcome = house.receive(radiograph(0.9))
+    look_only(house.worker(toy.loaded()))
+    drain(house.worker(toy.loaded(), owner="two"))
+    assert house.study(outcome)["caption"] == "Bright lung."
+    assert toy.described[0].features is None
+    assert abs(float(toy.described[0].view.mean()) - 0.9) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("when", "brightness", "words"),
+    [
+        ("flagged", 0.2, ""),
+        ("all", 0.2, "Bright lung."),
+        ("never", 0.9, ""),
+    ],
+)
+def test_words_are_written_when_configured(
+    house: House, when: str, brightness: float, words: str
+) -> None:
+    outcome = house.receive(radiograph(brightness))
+    drain(house.worker(Toy().loaded(), caption_when=when))
+    assert house.study(outcome)["caption"] == words
+
+
+def test_studies_share_a_batch(house: House) -> None:
+    toy = Toy()
+    outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.9, 0.5)]
+    drain(house.worker(toy.loaded()))
+    assert toy.encoded == [3]
+    assert [house.study(each)["analysis"] for each in outcomes] == ["analysed"] * 3
+    assert [house.study(each)["priority"] for each in outcomes] == ["ROUTINE", "HIGH", "ROUTINE"]
+
+
+def test_a_poisonous_image_fails_alone_and_never_reads_as_negative(house: House) -> None:
+    outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.5, 0.9)]
+
+    def poison(view: View) -> InferenceError | None:
+        return InferenceError("not finite") if 0.45 < np.mean(view) < 0.55 else None
+
+    drain(house.worker(Toy(poison=poison).loaded()))
+    assert [house.study(each)["analysis"] for each in outcomes] == [
+        "analysed",
+        "failed",
+        "analysed",
+    ]
+    failed = house.study(outcomes[1])
+    assert "not finite" in failed["analysis_reason"]
+    assert failed["images_eligible"] == 1
+    assert failed["images_analysed"] == 0
+    assert names(house.jobs(outcomes[1]), "state") == ["dead"]
+
+
+def test_trouble_that_may_pass_is_tried_again_and_then_a_dead_letter(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    toy = Toy(poison=lambda view: DeviceOutOfMemory("full"))
+    worker = house.worker(toy.loaded())
+    drain(worker)
+    assert names(house.jobs(outcome), "state") == ["queued"]
+    assert house.study(outcome)["analysis"] == "pending"
+    house.clock.turn(11)
+    drain(worker)
+    assert names(house.jobs(outcome), "state") == ["dead"]
+    assert house.study(outcome)["analysis"] == "failed"
+    assert toy.encoded == [1, 1]
+
+
+def test_trouble_that_passes_leaves_no_trace_in_the_result(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    toy = Toy(poison=lambda view: DeviceOutOfMemory("full"))
+    worker = house.worker(toy.loaded())
+    drain(worker)
+    toy.poison = lambda view: None
+    house.clock.turn(11)
+    drain(worker)
+    assert house.study(outcome)["analysis"] == "analysed"
+    assert house.study(outcome)["priority"] == "HIGH"
+
+
+def test_a_result_that_comes_too_late_is_dropped(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    slow, quick = Toy(name="slow"), Toy(name="quick")
+    other = house.worker(quick.loaded(), owner="two", caption_when="never")
+
+    def outlasts_its_lease(views: Sequence[View]) -> list[object]:
+        house.clock.turn(61)
+        drain(other)
+        return list(slow.encode(views))
+
+    drain(house.worker(slow.loaded(encode=outlasts_its_lease), caption_when="never"))
+    assert names(house.results(outcome), "bundle_name") == ["quick"]
+    assert names(house.jobs(outcome), "state") == ["done"]
+    assert names(house.study(outcome)["models"], "name") == ["quick"]
+
+
+def test_an_embedding_is_computed_once_for_the_same_pixels(house: House) -> None:
+    toy = Toy()
+    worker = house.worker(toy.loaded())
+    house.receive(radiograph(0.9))
+    drain(worker)
+    again = house.receive(radiograph(0.9, StudyDescription="Another study"))
+    drain(worker)
+    assert toy.encoded == [1]
+    assert house.study(again)["priority"] == "HIGH"
+
+
+def test_a_shadow_model_is_recorded_and_does_not_count(house: House) -> None:
+    shadow = Toy(name="shadow").loaded(mode=Mode.SHADOW)
+    calm = Toy(name="calm")
+    served = calm.loaded(classify=lambda vectors: calm.classify(vectors * 0.1))
+    outcome = house.receive(radiograph(0.9))
+    drain(house.worker(served, shadow))
+    study = house.study(outcome)
+    assert (study["priority"], study["analysis"]) == ("ROUTINE", "analysed")
+    assert names(study["models"], "name") == ["calm"]
+    flags = {row["mode"]: row["findings"][0]["flagged"] for row in house.results(outcome)}
+    assert flags == {"serve": False, "shadow": True}
+
+
+def test_a_flag_of_one_model_survives_the_failure_of_another(house: House) -> None:
+    broken = Toy(name="broken", poison=lambda view: InferenceError("not finite"))
+    outcome = house.receive(radiograph(0.9))
+    drain(house.worker(broken.loaded(), Toy().loaded()))
+    study = house.study(outcome)
+    assert study["priority"] == "HIGH"
+    assert study["analysis"] == "failed"
+
+
+def test_corrected_demographics_are_a_revision_without_another_look(house: House) -> None:
+    toy = Toy()
+    worker = house.worker(toy.loaded())
+    first = radiograph(0.9)
+    house.receive(first)
+    drain(worker)
+    first.PatientBirthDate = "19700101"
+    corrected = house.receive(first)
+    drain(worker)
+    assert house.object_state(corrected) == "revision"
+    assert house.study(corrected)["patient_birth_date"] == "19700101"
+    assert toy.encoded == [1]
+
+
+def test_other_pixels_under_one_uid_are_a_conflict_and_the_study_says_so(house: House) -> None:
+    toy = Toy()
+    worker = house.worker(toy.loaded())
+    first = radiograph(0.9)
+    kept = house.receive(first)
+    drain(worker)
+    other = radiograph(
+        0.2,
+        study_instance_uid=first.StudyInstanceUID,
+        series_instance_uid=first.SeriesInstanceUID,
+        sop_instance_uid=first.SOPInstanceUID,
+    )
+    newcomer = house.receive(other)
+    drain(worker)
+    assert house.object_state(newcomer) == "conflict"
+    assert house.object_state(kept) == "stored"
+    assert house.study(kept)["analysis"] == "failed"
+    assert toy.encoded == [1]
+
+
+def test_without_a_model_the_study_says_that_nothing_looked(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    drain(house.worker())
+    study = house.study(outcome)
+    assert study["analysis"] == "not_eligible"
+    assert "no model configured" in study["analysis_reason"]
+    assert study["images_analysed"] == 0
+
+
+def test_a_blank_image_gets_a_reason_and_no_score(house: House) -> None:
+    outcome = house.receive(make_dx(np.full((64, 64), 100, np.uint16), bits_stored=12))
+    toy = Toy()
+    drain(house.worker(toy.loaded()))
+    assert "blank" in house.study(outcome)["analysis_reason"]
+    assert house.study(outcome)["analysis"] == "not_eligible"
+    assert toy.encoded == []
+
+
+def test_an_image_that_cannot_be_decoded_is_a_failure_with_its_reason(house: House) -> None:
+    ds = radiograph(0.9)
+    ds.PixelData = ds.PixelData[:-100]
+    outcome = house.receive(ds)
+    drain(house.worker(Toy().loaded()))
+    assert house.study(outcome)["analysis"] == "failed"
+    assert names(house.jobs(outcome), "state") == ["dead"]
+
+
+def test_an_image_whose_file_is_gone_fails_with_a_reason_and_harms_no_other(
+    house: House,
+) -> None:
+    gone, there = house.receive(radiograph(0.9)), house.receive(radiograph(0.8))
+    for path in house.store.object_paths():
+        if path == house.path(gone):
+            house.store.delete(path)
+    worker = house.worker(Toy().loaded())
+    drain(worker)
+    house.clock.turn(11)
+    drain(worker)
+    assert house.study(there)["analysis"] == "analysed"
+    assert house.study(gone)["analysis"] == "failed"
+    assert house.study(gone)["analysis_reason"]
+
+
+def test_a_series_is_looked_at_once_when_it_closes(house: House) -> None:
+    toy = Toy()
+    model = toy.loaded(intended_use=IntendedUse(modalities=("CT",)))
+    volume = np.random.default_rng(0).uniform(-900, 900, (4, 64, 64))
+    outcomes = [house.receive(each) for each in make_ct_series(volume)]
+    worker = house.worker(model)
+    drain(worker)
+    assert toy.encoded == []
+    house.clock.turn(11)
+    with house.db.write() as connection:
+        arrivals.close_due_series(connection, policies=house.policies, now=house.clock.now)
+        arrivals.close_due_studies(connection, policies=house.policies, now=house.clock.now)
+    drain(worker)
+    study = house.study(outcomes[0])
+    assert (study["analysis"], study["state"]) == ("analysed", "ready")
+    assert len(house.results(outcomes[0])) == 1
+
+
+def test_a_worker_whose_models_all_fail_takes_no_job(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    worker = house.worker(Toy(checks=[KnownAnswerError("another answer")]).loaded())
+    assert not worker.turn()
+    assert names(house.jobs(outcome), "state") == ["queued"]
+    assert house.study(outcome)["analysis"] == "pending"
+
+
+def test_a_broken_device_ends_the_loop_and_costs_no_image(house: House) -> None:
+    outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.9)]
+
+    def fault(views: Sequence[View]) -> list[Encoded]:
+        raise DeviceFault("illegal access")
+
+    worker = house.worker(Toy().loaded(encode=fault))
+    with pytest.raises(DeviceFault):
+        worker.run()
+    assert [names(house.jobs(each), "state") for each in outcomes] == [["queued"]] * 2
+    house.clock.turn(11)
+    toy = Toy()
+    drain(house.worker(toy.loaded(), owner="two"))
+    assert toy.encoded == [1, 1]  # what failed before is looked at alone
+    assert [house.study(each)["analysis"] for each in outcomes] == ["analysed"] * 2
+
+
+def test_a_stopped_worker_gives_back_what_it_has_not_begun(house: House) -> None:
+    outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.5, 0.9)]
+    worker = house.worker(Toy().loaded(), batch_size=2)
+    look_only(worker)
+    worker.give_back()
+    states = sorted(state for each in outcomes for state in names(house.jobs(each), "state"))
+    assert states.count("queued") >= 1
+    left = [row for each in outcomes for row in house.jobs(each) if row["state"] == "queued"]
+    assert {row["attempts"] for row in left} == {0}
+
+
+def test_the_lease_of_a_killed_worker_ends_and_another_one_looks(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    dead = house.worker(Toy(poison=poisoned_by(2)).loaded())
+    dead.claim()
+    assert names(house.jobs(outcome), "state") == ["leased"]
+    house.clock.turn(61)
+    drain(house.worker(Toy().loaded(), owner="two"))
+    assert house.study(outcome)["analysis"] == "analysed"
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.RLELossless])
+def test_compressed_images_are_looked_at_as_they_came(house: House, syntax: str) -> None:
+    outcome = house.receive(radiograph(0.9, transfer_syntax=syntax))
+    drain(house.worker(Toy().loaded()))
+    assert house.study(outcome)["priority"] == "HIGH"

@@ -1,0 +1,1 @@
+"""A DICOM triage daemon for radiology: images in, priority, findings and captions out."""

@@ -1,0 +1,150 @@
+"""`triage bundle init|show|verify`: make a model bundle from weights on disk, see it, check it.
+
+Weights are never fetched: `--encoder` names a directory that the user has obtained. A bundle made
+by `init` has no head yet; its studies say "no classifier for this encoder" until one is trained.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
+from triage.cli.text import clean
+from triage.cli.verbs import DONE, Verbs, add_verb, print_json
+
+if TYPE_CHECKING:
+    from triage.inference.bundle import Bundle
+
+
+def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    family = add_verb(
+        verbs,
+        "bundle",
+        None,
+        says="make, look at or check a model bundle",
+        example="triage bundle show /var/lib/triage/bundles/chest",
+    ).add_subparsers(title="verbs", metavar="VERB", required=True)
+    _declare_init(family)
+    for name, run, says in (
+        ("show", show, "show what a bundle is for and how it was made"),
+        ("verify", verify, "compare every file of a bundle and its encoder with its digest"),
+    ):
+        parser = add_verb(
+            family,
+            name,
+            run,
+            says=says,
+            example=f"triage bundle {name} /var/lib/triage/bundles/chest",
+            json_document=True,
+        )
+        parser.add_argument("directory", metavar="DIR", type=Path, help="directory of the bundle")
+
+
+def _declare_init(family: "Verbs[argparse.ArgumentParser]") -> None:
+    parser = add_verb(
+        family,
+        "init",
+        init,
+        says="make a bundle, without a head, from an encoder directory",
+        example="triage bundle init --encoder /srv/models/medgemma-4b-it bundles/chest",
+        json_document=True,
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="new directory of the bundle")
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="MedGemma 4B or MedSigLIP-448 in the hub's format, already on this machine",
+    )
+    parser.add_argument("--name", help="name of the model (default: name of DIR)")
+    parser.add_argument("--model-version", default="1", help="its version (default: 1)")
+
+
+def init(arguments: argparse.Namespace) -> int:
+    from triage.inference.bundle_making import init_bundle
+
+    bundle = init_bundle(
+        arguments.encoder,
+        arguments.directory,
+        name=arguments.name or arguments.directory.resolve().name,
+        version=arguments.model_version,
+    )
+    if arguments.json:
+        print_json(_document(bundle))
+    else:
+        print(f"Made {arguments.directory}: {_named(bundle)}.")
+        print("It has no classifier yet. Name it under [[models]] and run `triage check`.")
+    return DONE
+
+
+def show(arguments: argparse.Namespace) -> int:
+    from triage.inference.bundle import load_bundle
+
+    bundle = load_bundle(arguments.directory, check_encoder=False)
+    if arguments.json:
+        print_json(_document(bundle))
+        return DONE
+    columns = (Column(title="WHAT"), Column(title="VALUE", share=1))
+    rows = [[cell(name), value] for name, value in _rows(bundle).items()]
+    print(render(columns, rows, screen()))
+    print()
+    print("\n".join(clean(line) for line in bundle.card.splitlines()))
+    return DONE
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from triage.inference.bundle import verify_bundle
+
+    bundle = verify_bundle(arguments.directory)
+    if arguments.json:
+        print_json({"verified": True, **_document(bundle)})
+    else:
+        print(f"Every file is as listed: {_named(bundle)}.")
+    return DONE
+
+
+def _named(bundle: "Bundle") -> str:
+    identity = bundle.identity
+    return f"{identity.name} {identity.version}, digest {identity.digest}"
+
+
+def _document(bundle: "Bundle") -> dict[str, Any]:
+    from triage.inference.bundle_fields import write_manifest
+
+    return {
+        "directory": bundle.directory,
+        "digest": bundle.identity.digest,
+        "bundle": write_manifest(bundle.manifest),
+    }
+
+
+def _rows(bundle: "Bundle") -> dict[str, Cell]:
+    manifest = bundle.manifest
+    use = [
+        f"{name.replace('_', ' ')}: {', '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in dataclasses.asdict(manifest.intended_use).items()
+        if value not in ((), None)
+    ]
+    findings = [
+        f"{each.name}: flagged from {each.operating_point:.2f}, raises to {each.raises_to}"
+        for each in manifest.findings
+    ]
+    clinical = "NO: demonstration only" if manifest.not_for_clinical_use else "as the card says"
+    style = Style.ALARM if manifest.not_for_clinical_use else Style.PLAIN
+    return {
+        "model": cell(f"{bundle.identity.name} {bundle.identity.version}", Style.STRONG),
+        "digest": cell(bundle.identity.digest),
+        "clinical use": cell(clinical, style),
+        "encoder": cell(f"{manifest.encoder.architecture} in {bundle.encoder_directory}"),
+        "rendering": cell(f"{manifest.view.rendering}, {manifest.view.size_px} px"),
+        "captions": cell("yes" if manifest.captions else "no"),
+        "intended use": _lines(use or ["any"]),
+        "findings": _lines(findings or ["no classifier for this encoder"]),
+        "known answers": _lines(sorted(bundle.known_answer.vectors)),
+    }
+
+
+def _lines(texts: list[str]) -> Cell:
+    return [Line(text=clean(text)) for text in texts]

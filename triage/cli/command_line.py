@@ -1,0 +1,97 @@
+"""Parse the command line, run the verb, turn errors into one sentence and an exit code."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
+
+from triage.cli import (
+    bundle,
+    check,
+    decisions,
+    demo,
+    migrate,
+    quarantine,
+    run,
+    send,
+    show,
+    status,
+    worklist,
+)
+from triage.cli.verbs import FAILED, USAGE, UsageError
+from triage.errors import TriageError
+
+DESCRIPTION = "DICOM triage daemon: receives studies, looks at them, orders the reading worklist."
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+CUT_OFF = 141  # 128 + SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the exit code of sysexits.h for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    whole = Parser(prog="triage", description=DESCRIPTION, epilog="example: triage status")
+    whole.add_argument(
+        "--config",
+        type=Path,
+        help="configuration file (else $TRIAGE_CONFIG, ./triage.toml, /etc/triage/triage.toml)",
+    )
+    whole.add_argument("--version", action="version", version=f"triage {_version()}")
+    verbs = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for room in (run, status, worklist, show, decisions, quarantine, bundle):
+        room.declare(verbs)
+    for room in (check, migrate, send, demo):
+        room.declare(verbs)
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    _survive_narrow_encodings()
+    try:
+        parsed = parser().parse_args(arguments)
+        code: int = parsed.verb(parsed)
+        sys.stdout.flush()
+    except UsageError as error:
+        return _say(error, USAGE)
+    except TriageError as error:
+        return _say(error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`triage worklist | head`); the final flush must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
+    return code
+
+
+def _say(error: TriageError, code: int) -> int:
+    sentence = str(error).strip()
+    if sentence and sentence[-1] not in ".!?":
+        sentence += "."
+    print(f"triage: {sentence} {error.hint}", file=sys.stderr)
+    return code
+
+
+def _survive_narrow_encodings() -> None:
+    """A Japanese name on an ASCII terminal shows as escapes, never as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _version() -> str:
+    try:
+        return version("triage")
+    except PackageNotFoundError:
+        return "from a checkout"

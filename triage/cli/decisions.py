@@ -1,0 +1,146 @@
+"""`triage requeue`, `priority`, `acknowledge`: what a person decides about one study.
+
+Each is recorded with the name of the OS user who decided (DESIGN section 4). A study is named by
+its Study Instance UID or accession number; where that names several, `--number` must say which.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from triage.cli.verbs import DONE, Verbs, add_verb, configuration, operator, print_json, writing
+from triage.errors import PermanentError
+from triage.records import Rank
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from triage.config import Config
+
+WITHDRAW = "none"
+
+Decision = Callable[["Connection", int, str, "datetime"], int]
+
+
+def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    parser = add_verb(
+        verbs,
+        "requeue",
+        requeue,
+        says="look at a study again, dead letters included",
+        example="triage requeue 1.2.826.0.1.3680043.2.1143.1",
+        json_document=True,
+    )
+    _add_study(parser)
+    parser = add_verb(
+        verbs,
+        "priority",
+        priority,
+        says="set the priority of a study, or withdraw what was set",
+        example="triage priority A123456 STAT",
+        json_document=True,
+    )
+    _add_study(parser)
+    parser.add_argument(
+        "rank",
+        metavar="RANK",
+        choices=[*Rank, WITHDRAW],
+        help=f"{', '.join(Rank)}, or {WITHDRAW} to withdraw the decision",
+    )
+    parser = add_verb(
+        verbs,
+        "acknowledge",
+        acknowledge,
+        says="take a study off the reading list: a person has seen it",
+        example="triage acknowledge A123456",
+        json_document=True,
+    )
+    _add_study(parser)
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="Study Instance UID or accession number")
+    parser.add_argument(
+        "--number",
+        type=int,
+        metavar="N",
+        help="which of several: the study's number in `triage show` (one UID under two patients)",
+    )
+
+
+def requeue(arguments: argparse.Namespace) -> int:
+    from triage.database.queue import requeue_study
+
+    config = configuration(arguments)
+
+    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
+        return requeue_study(connection, study_id, by=by, policies=config.policies, now=now)
+
+    jobs = _decide(arguments, config, decide)
+    _answer(arguments, f"Queued again: {jobs} analysis jobs.", {"jobs": jobs})
+    return DONE
+
+
+def priority(arguments: argparse.Namespace) -> int:
+    from triage.database.worklist import set_priority
+
+    config = configuration(arguments)
+    rank = None if arguments.rank == WITHDRAW else Rank(arguments.rank)
+
+    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
+        set_priority(connection, study_id, rank, by=by, policies=config.policies, now=now)
+        return 1
+
+    _decide(arguments, config, decide)
+    said = "Withdrawn: order and model decide again." if rank is None else f"Set to {rank}."
+    _answer(arguments, said, {"priority": rank})
+    return DONE
+
+
+def acknowledge(arguments: argparse.Namespace) -> int:
+    from triage.database.worklist import acknowledge as take_off
+
+    config = configuration(arguments)
+
+    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
+        take_off(connection, study_id, by=by, policies=config.policies, now=now)
+        return 1
+
+    _decide(arguments, config, decide)
+    _answer(
+        arguments,
+        "Acknowledged. A late image, a new finding or a failed re-analysis puts it back.",
+        {"acknowledged": True},
+    )
+    return DONE
+
+
+def _decide(arguments: argparse.Namespace, config: "Config", decide: Decision) -> int:
+    """Find the one study, decide on it, in one transaction."""
+    from triage.database.worklist import find_study
+
+    by = operator()
+    with writing(config) as database, database.write() as connection:
+        found = find_study(connection, arguments.study)
+        if arguments.number is not None:
+            found = [study_id for study_id in found if study_id == arguments.number]
+        if not found:
+            raise PermanentError(
+                "No study has this Study Instance UID or accession number",
+                hint="See `triage worklist --all`.",
+            )
+        if len(found) > 1:
+            raise PermanentError(
+                f"{len(found)} studies have this accession number or Study Instance UID",
+                hint="Say which with --number, as `triage show` numbers them.",
+            )
+        return decide(connection, found[0], by, database.now(connection))
+
+
+def _answer(arguments: argparse.Namespace, sentence: str, document: dict[str, object]) -> None:
+    if arguments.json:
+        print_json({"study": arguments.study, **document})
+    else:
+        print(sentence)

@@ -1,0 +1,238 @@
+"""`triage quarantine list|show|release|discard`: objects that were not taken in and are kept aside.
+
+Release hands the kept bytes to the intake again, through the same checks: it helps after the
+cause was mended (a raised limit, a newer version). Discard deletes the bytes and leaves the row.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from triage.cli.table import Column, Screen, cell, render, screen
+from triage.cli.text import clean, instant
+from triage.cli.verbs import (
+    DONE,
+    Verbs,
+    add_verb,
+    configuration,
+    operator,
+    print_json,
+    reading,
+    writing,
+)
+from triage.errors import ObjectRefused, PermanentError
+
+if TYPE_CHECKING:
+    from triage.config import Config
+    from triage.database.connection import Database
+    from triage.store import Store
+
+SHOWN = (
+    "reason",
+    "reason_code",
+    "received_at",
+    "source",
+    "sender_ae_title",
+    "original_path",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "size_bytes",
+    "path",
+    "state",
+    "state_at",
+    "state_by",
+)
+
+
+def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    family = add_verb(
+        verbs,
+        "quarantine",
+        None,
+        says="see, release or discard objects that were not taken in",
+        example="triage quarantine list",
+    ).add_subparsers(title="verbs", metavar="VERB", required=True)
+    parser = add_verb(
+        family,
+        "list",
+        list_,
+        says="list what is kept aside, with the reason",
+        example="triage quarantine list --all",
+        json_document=True,
+    )
+    parser.add_argument("--all", action="store_true", help="released and discarded ones too")
+    for name, run, says, example in (
+        ("show", show, "show everything known of one object", "triage quarantine show 7"),
+        ("release", release, "offer one object to the intake again", "triage quarantine release 7"),
+        ("discard", discard, "delete the bytes of one object", "triage quarantine discard 7"),
+    ):
+        parser = add_verb(family, name, run, says=says, example=example, json_document=True)
+        parser.add_argument("number", type=int, metavar="NUMBER", help="as `quarantine list` shows")
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    from triage.database import reading as room
+
+    with reading(configuration(arguments)) as reader:
+        entries = room.quarantine_list(reader, all=arguments.all)
+    if arguments.json:
+        print_json({"schema_version": room.SCHEMA_VERSION, "quarantine": entries})
+    else:
+        print(as_text(entries, screen()))
+    return DONE
+
+
+def as_text(entries: list[dict[str, Any]], on: Screen) -> str:
+    """Return the list for people."""
+    if not entries:
+        return "Nothing is in quarantine."
+    columns = (
+        Column(title="NUMBER", right=True),
+        Column(title="RECEIVED"),
+        Column(title="FROM", share=2),
+        Column(title="STATE"),
+        Column(title="WHY", share=3),
+    )
+    rows = [
+        [
+            cell(entry["id"]),
+            cell(instant(entry["received_at"])),
+            cell(entry["sender_ae_title"] or entry["original_path"] or entry["source"]),
+            cell(entry["state"]),
+            cell(entry["reason"]),
+        ]
+        for entry in entries
+    ]
+    return render(columns, rows, on)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    from triage.database import reading as room
+
+    config = configuration(arguments)
+    with reading(config) as reader:
+        entry = _entry(room.quarantine_list(reader, all=True), arguments.number)
+    if arguments.json:
+        print_json(entry)
+        return DONE
+    columns = (Column(title="WHAT"), Column(title="VALUE", share=1))
+    rows = [
+        [cell(key), cell(clean("-" if entry[key] in (None, "") else entry[key]))] for key in SHOWN
+    ]
+    print(render(columns, rows, screen()))
+    return DONE
+
+
+def release(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments)
+    by = operator()
+    with writing(config) as database:
+        entry = _held(config, arguments.number)
+        if not entry["path"]:
+            raise PermanentError(
+                f"The bytes of object {arguments.number} were not kept",
+                hint="Have the sender send it again.",
+            )
+        outcome = _offer(config, database, entry)
+        _settle(database, arguments.number, "released", by)
+        _drop_bytes(config, database, entry)
+    if arguments.json:
+        print_json({"number": arguments.number, "state": "released", "object": outcome.state})
+    else:
+        print(f"Taken in: {outcome.state}.")
+    return DONE
+
+
+def discard(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments)
+    by = operator()
+    with writing(config) as database:
+        entry = _held(config, arguments.number)
+        _settle(database, arguments.number, "discarded", by)
+        _drop_bytes(config, database, entry)
+    if arguments.json:
+        print_json({"number": arguments.number, "state": "discarded"})
+    else:
+        print("Discarded: the bytes are deleted, the record stays.")
+    return DONE
+
+
+def _held(config: "Config", number: int) -> dict[str, Any]:
+    from triage.database import reading as room
+
+    with reading(config) as reader:
+        entry = _entry(room.quarantine_list(reader, all=True), number)
+    if entry["state"] != "held":
+        raise PermanentError(
+            f"Object {number} is no longer in quarantine: {entry['state']}",
+            hint="See `triage quarantine list`.",
+        )
+    return entry
+
+
+def _entry(entries: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    for entry in entries:
+        if entry["id"] == number:
+            return entry
+    raise PermanentError(
+        f"No object {number} was ever in quarantine", hint="See `triage quarantine list --all`."
+    )
+
+
+def _offer(config: "Config", database: "Database", entry: dict[str, Any]) -> Any:
+    """Hand the bytes to the intake; a refusal leaves the object where it is."""
+    from triage.ingest.header import HeaderLimits
+    from triage.ingest.intake import Intake
+    from triage.log import configure_logging
+    from triage.records import Source
+
+    # The intake logs what it does; standard output belongs to the answer.
+    configure_logging(level="warning", form=config.logging.format)
+    store = _store(config)
+    intake = Intake(
+        database,
+        store,
+        policies=config.policies,
+        limits=HeaderLimits(maximum_object_mib=config.receiver.maximum_object_mib),
+    )
+    intake.start()
+    try:
+        return intake.accept(
+            store.resolve(entry["path"]).read_bytes(),
+            source=Source(entry["source"]),
+            sender_ae_title=entry["sender_ae_title"],
+        )
+    except ObjectRefused as error:
+        raise PermanentError(
+            f"Object {entry['id']} was refused again: {error}",
+            hint="Mend the cause first, or `triage quarantine discard` it.",
+        ) from error
+    finally:
+        intake.stop()
+        store.close()
+
+
+def _settle(database: "Database", number: int, state: str, by: str) -> None:
+    from triage.database.intake_log import settle_quarantined
+
+    with database.write() as connection:
+        settle_quarantined(connection, number, state=state, by=by, now=database.now(connection))
+
+
+def _drop_bytes(config: "Config", database: "Database", entry: dict[str, Any]) -> None:
+    """Delete the kept bytes unless another held object has the same ones."""
+    from triage.database import reading as room
+
+    with reading(config) as reader:
+        others = [each["path"] for each in room.quarantine_list(reader)]
+    if entry["path"] and entry["path"] not in others:
+        store = _store(config)
+        try:
+            store.delete(entry["path"])
+        finally:
+            store.close()
+
+
+def _store(config: "Config") -> "Store":
+    from triage.store import open_store
+
+    return open_store(config.store.path, minimum_free_mib=config.store.minimum_free_mib)

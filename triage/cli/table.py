@@ -1,0 +1,143 @@
+"""Tables for a terminal of any width: cells wrap, columns share the room, rows stay apart.
+
+Knows no study and no status. A cell is a list of styled lines, so that one row can hold a
+finding above its caption. Colour is an addition: every style has its meaning in words too, and
+without a terminal (or with NO_COLOR, https://no-color.org) nothing but text is written.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from triage.cli.text import cells, clean, pad, wrap
+
+GAP = "  "
+MINIMUM_COLUMNS = 40
+DEFAULT_COLUMNS = 80  # width assumed where there is no terminal
+
+
+class Style(StrEnum):
+    """SGR parameters (ECMA-48 section 8.3.117) of the few emphases in use."""
+
+    PLAIN = ""
+    STRONG = "1"
+    FAINT = "2"
+    ALARM = "1;31"
+    WARNING = "33"
+    GOOD = "32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a cell, before it is wrapped."""
+
+    text: str
+    style: Style = Style.PLAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column is as wide as its content, unless the table is too wide: then it shrinks.
+
+    `share` says how much of the room that is left after the rigid columns (share 0) it gets.
+    """
+
+    title: str
+    share: int = 0
+    right: bool = False
+
+
+Cell = Sequence[Line]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """Where text goes: how wide it is and whether it shows colour."""
+
+    columns: int = DEFAULT_COLUMNS
+    colour: bool = False
+
+    def paint(self, text: str, style: Style) -> str:
+        """Return `text` in `style`; the text must be clean already."""
+        return f"\x1b[{style}m{text}\x1b[0m" if self.colour and style and text else text
+
+
+def screen(environ: Mapping[str, str] = os.environ) -> Screen:
+    """Return the screen behind standard output."""
+    terminal = sys.stdout.isatty()
+    columns = shutil.get_terminal_size((DEFAULT_COLUMNS, 24)).columns
+    colour = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    return Screen(columns=max(MINIMUM_COLUMNS, columns), colour=colour)
+
+
+def cell(text: object, style: Style = Style.PLAIN) -> Cell:
+    """Return a cell of one line; text from outside is cleaned here."""
+    return (Line(text=clean(text), style=style),)
+
+
+def render(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], on: Screen, *, spaced: bool = False
+) -> str:
+    """Return the table as text without a final newline; `spaced` sets a blank line between rows."""
+    widths = _widths(columns, rows, on.columns)
+    heads = [(Line(text=column.title, style=Style.STRONG),) for column in columns]
+    blocks = [_block(columns, row, widths, on) for row in (heads, *rows)]
+    rule = on.paint(GAP.join("-" * width for width in widths), Style.FAINT)
+    body = ("\n\n" if spaced else "\n").join(blocks[1:])
+    return "\n".join(part for part in (blocks[0], rule, body) if part)
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], available: int) -> list[int]:
+    natural = [
+        max([cells(column.title)] + [cells(line.text) for row in rows for line in row[at]])
+        for at, column in enumerate(columns)
+    ]
+    room = available - len(GAP) * (len(columns) - 1)
+    if sum(natural) <= room:
+        return natural
+    rigid = sum(width for width, column in zip(natural, columns, strict=True) if not column.share)
+    return _shared(columns, natural, max(room - rigid, 0))
+
+
+def _shared(columns: Sequence[Column], natural: list[int], room: int) -> list[int]:
+    """Give flexible columns their share of `room`, what one does not need to the others."""
+    widths = list(natural)
+    open_ = [at for at, column in enumerate(columns) if column.share]
+    while open_:
+        shares = sum(columns[at].share for at in open_)
+        content = [at for at in open_ if natural[at] <= room * columns[at].share // shares]
+        if not content:
+            for at in open_:
+                widths[at] = max(cells(columns[at].title), room * columns[at].share // shares)
+            break
+        room -= sum(natural[at] for at in content)
+        open_ = [at for at in open_ if at not in content]
+    return widths
+
+
+def _block(
+    columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], on: Screen
+) -> str:
+    wrapped = [
+        [(part, line.style) for line in content for part in wrap(line.text, width)]
+        for content, width in zip(row, widths, strict=True)
+    ]
+    height = max(len(lines) for lines in wrapped)
+    return "\n".join(
+        GAP.join(
+            _padded(lines[at] if at < len(lines) else ("", Style.PLAIN), column, width, on)
+            for lines, column, width in zip(wrapped, columns, widths, strict=True)
+        ).rstrip()
+        for at in range(height)
+    )
+
+
+def _padded(part: tuple[str, Style], column: Column, width: int, on: Screen) -> str:
+    text, style = part
+    # Spaces stay outside the paint, so that trailing ones can be stripped.
+    blank = pad("", width - cells(text))
+    painted = on.paint(text, style)
+    return blank + painted if column.right else painted + blank

@@ -1,0 +1,262 @@
+"""The queue: a job is a row, a claim is a lease, the fencing number is what correctness rests on.
+
+One statement claims. Attempts count at the claim, so what kills its worker runs out as well. Who
+finishes or fails a job shows owner and fence again; a job that was claimed anew meanwhile, or
+whose subject has a newer generation, takes no result. Every step leaves a row in `job_events`.
+States and transitions: `rules.jobs`. Source: DESIGN section 3.6; clinical.md 4.3.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, update
+
+from triage.database.connection import Database, lock_arrivals
+from triage.database.jobs import (
+    COLUMNS,
+    NO_LEASE,
+    Transition,
+    change,
+    end,
+    enqueue,
+    lease_of,
+    read_job,
+    record_transitions,
+    require_lease,
+)
+from triage.database.requeue import requeue_dead, requeue_study
+from triage.database.rows import lock_study, record_failure, subject_generation
+from triage.database.tables_house import JobRow
+from triage.database.worklist import refresh_study
+from triage.errors import TransientError, TriageError
+from triage.records import Job, JobKind, JobState
+from triage.rules.policies import Policies
+from triage.rules.retry import Retry, RetryPolicy, after_failure
+
+DEFAULT_ATTEMPTS = RetryPolicy().attempts
+LEASE_LOST = "lease expired"
+__all__ = [
+    "claim",
+    "enqueue",
+    "fail",
+    "finish",
+    "heartbeat",
+    "queue_depth",
+    "release",
+    "requeue_dead",
+    "requeue_study",
+    "sweep_expired",
+]
+
+
+def claim(
+    db: Database,
+    *,
+    kinds: Sequence[JobKind],
+    owner: str,
+    lease_s: float,
+    limit: int,
+    maximum_attempts: int = DEFAULT_ATTEMPTS,
+) -> list[Job]:
+    """Lease up to `limit` due jobs to `owner`, most urgent first, longest due first.
+
+    Jobs whose lease has expired are claimed like queued ones; those that have used up
+    `maximum_attempts` are left for `sweep_expired`.
+    """
+    j = JobRow
+    with db.write() as connection:
+        now = db.now(connection)
+        queued = _due(kinds, (j.state == JobState.QUEUED) & (j.due_at <= now), limit)
+        lapsed = _due(
+            kinds,
+            (j.state == JobState.LEASED)
+            & (j.lease_expires_at <= now)
+            & (j.attempts < maximum_attempts),
+            limit,
+        )
+        both = select(queued.cte("queued")).union_all(select(lapsed.cte("lapsed"))).subquery()
+        first = select(both.c.id).order_by(both.c.rank, both.c.due_at, both.c.id).limit(limit)
+        claimed = connection.execute(
+            update(j)
+            .where(j.id.in_(first))
+            .values(
+                state=JobState.LEASED,
+                # Says in the same statement from which state the job was taken.
+                reason=case((j.state == JobState.LEASED, LEASE_LOST), else_=""),
+                owner=owner,
+                lease_expires_at=now + timedelta(seconds=lease_s),
+                heartbeat_at=now,
+                attempts=j.attempts + 1,
+                fence=j.fence + 1,
+            )
+            .returning(*COLUMNS, j.rank, j.reason)
+        ).all()
+        record_transitions(
+            connection,
+            [
+                Transition(
+                    job_id=row.id,
+                    before=JobState.LEASED if row.reason else JobState.QUEUED,
+                    after=JobState.LEASED,
+                    reason=f"{LEASE_LOST}; claimed by {owner}" if row.reason else f"by {owner}",
+                )
+                for row in claimed
+            ],
+            now=now,
+        )
+    return [
+        read_job(row) for row in sorted(claimed, key=lambda row: (row.rank, row.due_at, row.id))
+    ]
+
+
+def heartbeat(db: Database, jobs: Sequence[Job], *, lease_s: float) -> set[int]:
+    """Extend the leases of `jobs`; returns the ids of those still held by their owner."""
+    held: set[int] = set()
+    with db.write() as connection:
+        now = db.now(connection)
+        for job in sorted(jobs, key=lambda job: job.id):
+            done = connection.execute(
+                update(JobRow)
+                .where(lease_of(job))
+                .values(heartbeat_at=now, lease_expires_at=now + timedelta(seconds=lease_s))
+            )
+            if done.rowcount:
+                held.add(job.id)
+    return held
+
+
+def finish(connection: Connection, job: Job, *, now: datetime, reason: str = "") -> bool:
+    """End a job whose result is written in the same transaction.
+
+    False where the subject has a newer generation: the job is superseded and its result must not
+    be written. Raises StaleLease where the job was claimed by another worker meanwhile.
+    """
+    lock_study(connection, job.study_id)
+    require_lease(connection, job)
+    newest = subject_generation(connection, job.subject, job.subject_id)
+    if newest != job.generation:
+        end(connection, job, JobState.SUPERSEDED, f"generation {newest} has come", now=now)
+        return False
+    end(connection, job, JobState.DONE, reason, now=now)
+    return True
+
+
+def fail(
+    connection: Connection,
+    job: Job,
+    error: TriageError,
+    *,
+    policies: Policies,
+    jitter: float,
+    now: datetime,
+) -> JobState:
+    """End one run of a job by its error: queued again for later, dead, or superseded.
+
+    A dead analysis is written as a failed result and shown on the worklist. `jitter` is drawn
+    from [0, 1) by the caller. Raises StaleLease.
+    """
+    lock_study(connection, job.study_id)
+    require_lease(connection, job)
+    if subject_generation(connection, job.subject, job.subject_id) != job.generation:
+        end(connection, job, JobState.SUPERSEDED, "a newer generation has come", now=now)
+        return JobState.SUPERSEDED
+    verdict = after_failure(
+        transient=isinstance(error, TransientError),
+        attempts=job.attempts,
+        policy=policies.retry,
+        jitter=jitter,
+    )
+    kind = type(error).__name__
+    if isinstance(verdict, Retry):
+        due_at = now + timedelta(seconds=verdict.delay_s)
+        changes = {"state": JobState.QUEUED, "due_at": due_at, "error_kind": kind} | NO_LEASE
+        change(connection, job.id, JobState.LEASED, changes, reason=str(error), now=now)
+        return JobState.QUEUED
+    _bury(connection, job, kind, f"{error} ({verdict.reason})", policies=policies, now=now)
+    return JobState.DEAD
+
+
+def release(db: Database, jobs: Sequence[Job], *, reason: str) -> int:
+    """Give jobs back unharmed: due at once, the attempt not counted. Returns how many were held."""
+    released = 0
+    with db.write() as connection:
+        now = db.now(connection)
+        for job in sorted(jobs, key=lambda job: job.id):
+            done = connection.execute(
+                update(JobRow)
+                .where(lease_of(job))
+                .values(state=JobState.QUEUED, due_at=now, attempts=JobRow.attempts - 1, **NO_LEASE)
+            )
+            if done.rowcount:
+                step = Transition(
+                    job_id=job.id, before=JobState.LEASED, after=JobState.QUEUED, reason=reason
+                )
+                record_transitions(connection, [step], now=now)
+                released += 1
+    return released
+
+
+def sweep_expired(connection: Connection, *, policies: Policies, now: datetime) -> int:
+    """Settle leases that ran out without a claim: queued again, or dead when out of attempts.
+
+    Returns how many leases were settled.
+    """
+    lock_arrivals(connection)
+    j = JobRow
+    lapsed = (j.state == JobState.LEASED) & (j.lease_expires_at <= now)
+    settled = 0
+    for row in connection.execute(
+        select(*COLUMNS).where(lapsed).order_by(j.lease_expires_at)
+    ).all():
+        job = read_job(row)
+        lock_study(connection, job.study_id)
+        still = connection.execute(
+            select(j.id).where(lease_of(job), j.lease_expires_at <= now).with_for_update()
+        ).first()
+        if still is None:
+            continue
+        verdict = after_failure(
+            transient=True, attempts=job.attempts, policy=policies.retry, jitter=0.0
+        )
+        if isinstance(verdict, Retry):
+            changes = {"state": JobState.QUEUED, "due_at": now} | NO_LEASE
+            change(connection, job.id, JobState.LEASED, changes, reason=LEASE_LOST, now=now)
+        else:
+            reason = f"its worker died or hung each time ({verdict.reason})"
+            _bury(connection, job, "LeaseLost", reason, policies=policies, now=now)
+        settled += 1
+    return settled
+
+
+def queue_depth(connection: Connection, *, kinds: Sequence[JobKind]) -> int:
+    """Return how many jobs of these kinds wait, due or not."""
+    depth: int = connection.execute(
+        select(func.count()).where(JobRow.kind.in_(kinds), JobRow.state == JobState.QUEUED)
+    ).scalar_one()
+    return depth
+
+
+# --- one row
+
+
+def _due(
+    kinds: Sequence[JobKind], condition: ColumnElement[bool], limit: int
+) -> Select[int, int, datetime]:
+    j = JobRow
+    return (
+        select(j.id, j.rank, j.due_at)
+        .where(j.kind.in_(kinds), condition)
+        .order_by(j.rank, j.due_at, j.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _bury(
+    connection: Connection, job: Job, kind: str, reason: str, *, policies: Policies, now: datetime
+) -> None:
+    changes = {"state": JobState.DEAD, "finished_at": now, "error_kind": kind} | NO_LEASE
+    change(connection, job.id, JobState.LEASED, changes, reason=reason, now=now)
+    if job.kind is JobKind.ANALYSE:
+        record_failure(connection, job, reason, now=now)
+        refresh_study(connection, job.study_id, policies=policies, now=now)

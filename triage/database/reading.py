@@ -1,0 +1,85 @@
+"""What may be asked of the database without the ORM layer: `status`, `worklist`, `show`, pages.
+
+The public face of the `reading_*` modules. Answers are plain dicts, as JSON shows them: times are
+ISO 8601 UTC text, DICOM attributes as received. Nothing here writes, and each answer sees one
+moment of the database.
+"""
+
+from typing import Any
+
+from triage import errors
+from triage.database.reading_connection import Reader, Row, open_reader, revision
+from triage.database.reading_status import status_facts
+from triage.database.reading_study import show
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Reader",
+    "dead_letters",
+    "open_reader",
+    "quarantine_list",
+    "revision",
+    "show",
+    "status_facts",
+    "worklist",
+]
+
+SCHEMA_VERSION = 1  # of the documents; also the first column of the view `worklist`
+
+
+def worklist(
+    reader: Reader,
+    *,
+    limit: int | None = None,
+    all: bool = False,  # noqa: A002
+) -> list[Row]:
+    """Return the open studies in reading order, each with the columns of the view `worklist`.
+
+    `all` adds, after them and newest first, the studies that are off the list. Nothing is capped
+    without `limit`.
+    """
+    statement = "SELECT * FROM worklist"
+    if all:
+        # Not every dialect sorts NULL last.
+        statement += (
+            " ORDER BY reading_order IS NULL, reading_order, received_at DESC, study_instance_uid"
+        )
+    else:
+        statement += " WHERE reading_order IS NOT NULL ORDER BY reading_order"
+    parameters: tuple[Any, ...] = ()
+    if limit is not None:
+        statement, parameters = statement + " LIMIT ?", (max(0, limit),)
+    with reader.snapshot():
+        return reader.rows(statement, *parameters)
+
+
+def quarantine_list(
+    reader: Reader,
+    *,
+    all: bool = False,  # noqa: A002
+) -> list[Row]:
+    """Return the objects kept aside, oldest first; `all` adds released and discarded ones."""
+    held = "" if all else "WHERE state = 'held' "
+    with reader.snapshot():
+        return reader.rows(f"SELECT * FROM quarantine {held}ORDER BY received_at, id")  # noqa: S608
+
+
+def dead_letters(reader: Reader) -> list[Row]:
+    """Return the jobs that failed for good, newest first, each with its `next_step`."""
+    with reader.snapshot():
+        letters = reader.rows(
+            "SELECT jobs.id, jobs.kind, jobs.subject, jobs.subject_id, jobs.study_id,"
+            " studies.study_instance_uid, jobs.generation, jobs.attempts, jobs.error_kind,"
+            " jobs.reason, jobs.created_at, jobs.finished_at"
+            " FROM jobs JOIN studies ON studies.id = jobs.study_id"
+            " WHERE jobs.state = 'dead' ORDER BY jobs.finished_at DESC, jobs.id DESC"
+        )
+    return [letter | {"next_step": _next_step(letter["error_kind"])} for letter in letters]
+
+
+def _next_step(error_kind: str) -> str:
+    """Return the hint of the error class that the queue recorded."""
+    kind = getattr(errors, error_kind, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TriageError):
+        return kind.hint
+    return errors.TriageError.hint

@@ -1,0 +1,192 @@
+"""The facts behind `triage status`, counted cheaply; `operations.health` judges them.
+
+Objects, jobs and events are counted from their indices, and of a day at most, so that the answer
+takes a fraction of a second beside 100,000 studies and 1,000,000 events.
+"""
+
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from triage.database.reading_connection import Reader, Row
+from triage.records import Analysis, JobKind, JobState, ObjectState, StudyState
+
+WINDOW = timedelta(hours=24)
+LATEST_FLAGS = 2_000  # bounds the latencies of a site that flags more than this in a day
+# States that a queue can be in trouble with; done and superseded jobs are history.
+COUNTED = (JobState.QUEUED, JobState.LEASED, JobState.DEAD)
+
+
+def status_facts(
+    reader: Reader, *, now: datetime, expired_before: datetime | None = None
+) -> dict[str, Any]:
+    """Return what the database knows of the daemon's work at `now`.
+
+    `expired_before` (now less the retention) adds `studies.expired_unread`: flagged studies that
+    nobody has read and whose images are kept beyond the retention for that.
+    """
+    with reader.snapshot():
+        return {
+            "roles": reader.rows("SELECT * FROM roles ORDER BY role, host, pid"),
+            "alarms": reader.rows(
+                "SELECT code, subject, message, next_step, raised_at FROM alarms"
+                " WHERE cleared_at IS NULL ORDER BY raised_at, id"
+            ),
+            "queue": _queue(reader, now),
+            "studies": _studies(reader, expired_before),
+            "latency": _latency(reader, now - WINDOW),
+            "receive": _receive(reader, now - WINDOW),
+            "senders": reader.rows("SELECT * FROM senders ORDER BY ae_title"),
+            "database": _database(reader),
+        }
+
+
+# --- queue
+
+
+def _queue(reader: Reader, now: datetime) -> Row:
+    by_kind = {kind.value: {state.value: 0 for state in COUNTED} for kind in JobKind}
+    totals = {state.value: 0 for state in COUNTED}
+    for state in COUNTED:
+        # The state is part of the text: a partial index does not serve a parameter.
+        counts = reader.tuples(
+            f"SELECT kind, count(*) FROM jobs WHERE state = '{state}' GROUP BY kind"  # noqa: S608
+        )
+        for kind, count in counts:
+            by_kind[kind][state.value] = count
+            totals[state.value] += count
+    due = reader.rows(
+        "SELECT min(due_at) AS oldest_due_at FROM jobs"
+        " WHERE state = 'queued' AND kind = 'analyse' AND due_at <= ?",
+        reader.time(now),
+    )
+    return {**totals, "by_kind": by_kind, **due[0]}
+
+
+# --- studies
+
+
+def _studies(reader: Reader, expired_before: datetime | None) -> Row:
+    by_state = {state.value: 0 for state in StudyState}
+    by_analysis = {analysis.value: 0 for analysis in Analysis}
+    too_old = 0
+    counts = reader.tuples(
+        "SELECT state, analysis, too_old, count(*) FROM studies GROUP BY state, analysis, too_old"
+    )
+    for state, analysis, old, count in counts:
+        by_state[state] += count
+        by_analysis[analysis] += count
+        too_old += count if old else 0
+    facts: Row = {
+        "open": reader.value("SELECT count(*) FROM studies WHERE sort_key IS NOT NULL"),
+        "flagged_unread": reader.value(
+            "SELECT count(*) FROM studies WHERE sort_key IS NOT NULL AND flagged_at IS NOT NULL"
+        ),
+        "too_old": too_old,
+        "by_state": by_state,
+        "by_analysis": by_analysis,
+    }
+    if expired_before is not None:
+        facts["expired_unread"] = _expired_unread(reader, expired_before)
+    return facts
+
+
+def _expired_unread(reader: Reader, before: datetime) -> Row:
+    # A subquery per study: joined, SQLite without statistics would begin with all instances.
+    (row,) = reader.rows(
+        "SELECT count(*) AS count, CAST(coalesce(sum(size_bytes), 0) AS bigint) AS size_bytes"
+        " FROM (SELECT (SELECT sum(size_bytes) FROM instances"
+        " WHERE study_id = studies.id AND expired_at IS NULL) AS size_bytes FROM studies"
+        " WHERE sort_key IS NOT NULL AND flagged_at IS NOT NULL AND last_instance_at < ?) AS kept"
+        " WHERE size_bytes > 0",
+        reader.time(before),
+    )
+    return row
+
+
+# --- latency
+
+
+def _latency(reader: Reader, since: datetime) -> Row:
+    """Return both latencies by modality; a study counts for each modality that it holds.
+
+    Arrival-to-flag is from the last image of the generation to the commit of its flag: a flag
+    older than the last image belongs to an earlier generation and is left out. First image to
+    flag is to the first flag, which a later generation does not move.
+    """
+    arrival: dict[str, list[float]] = defaultdict(list)
+    first: dict[str, list[float]] = defaultdict(list)
+    rows = reader.rows(
+        "SELECT modalities_in_study, received_at, last_instance_at, flagged_at, first_flagged_at"
+        " FROM studies WHERE flagged_at >= ? ORDER BY flagged_at DESC LIMIT ?",
+        reader.time(since),
+        LATEST_FLAGS,
+    )
+    for row in rows:
+        flagged_at = datetime.fromisoformat(row["flagged_at"])
+        first_flagged_at = datetime.fromisoformat(row["first_flagged_at"] or row["flagged_at"])
+        for modality in row["modalities_in_study"]:
+            if (seconds := _seconds(row["last_instance_at"], flagged_at)) >= 0:
+                arrival[modality].append(seconds)
+            if first_flagged_at >= since:
+                first[modality].append(_seconds(row["received_at"], first_flagged_at))
+    return {"arrival_to_flag": _figures(arrival), "first_image_to_flag": _figures(first)}
+
+
+def _seconds(begin: str, end: datetime) -> float:
+    return (end - datetime.fromisoformat(begin)).total_seconds()
+
+
+def _figures(by_modality: dict[str, list[float]]) -> Row:
+    return {
+        modality: {
+            "count": len(values),
+            "p50_s": _percentile(values, 0.50),
+            "p95_s": _percentile(values, 0.95),
+            "max_s": _percentile(values, 1.0),
+        }
+        for modality, values in sorted(by_modality.items())
+    }
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed."""
+    return round(sorted(values)[math.ceil(share * len(values)) - 1], 3)
+
+
+# --- receive and database
+
+
+def _receive(reader: Reader, since: datetime) -> Row:
+    last_24_h = {state.value: 0 for state in ObjectState}
+    last_24_h |= dict(
+        reader.tuples(
+            "SELECT state, count(*) FROM object_events WHERE at >= ? GROUP BY state",
+            reader.time(since),
+        )
+    )
+    (newest,) = reader.rows("SELECT max(received_at) AS last_image_at FROM instances")
+    held = reader.value("SELECT count(*) FROM quarantine WHERE state = 'held'")
+    return {"last_24_h": last_24_h, **newest, "quarantine_held": held}
+
+
+def _database(reader: Reader) -> Row:
+    """Return size and what durability and exclusion rest on (DESIGN sections 3.3 and 3.4)."""
+    if reader.dialect == "sqlite":
+        pages, page_bytes = reader.value("PRAGMA page_count"), reader.value("PRAGMA page_size")
+        return {
+            "dialect": "sqlite",
+            "version": sqlite3.sqlite_version,
+            "size_bytes": pages * page_bytes,
+            "safe_mode": "one writer at a time under the lock file, commits synced in full",
+        }
+    synced = reader.value("SELECT current_setting('fsync')")
+    return {
+        "dialect": "postgresql",
+        "version": reader.value("SELECT current_setting('server_version')"),
+        "size_bytes": reader.value("SELECT pg_database_size(current_database())"),
+        "safe_mode": f"transactions of the server, fsync {synced}",
+    }

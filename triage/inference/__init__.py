@@ -1,0 +1,1 @@
+"""Arrays in, numbers and text out: bundles, encoder, classifier, captioner. Knows no SQL."""

@@ -1,0 +1,112 @@
+"""From embeddings to calibrated findings, and whether the image belongs here at all.
+
+The reference head: every feature standardised, one L2 logistic regression per finding, then
+Platt's two parameters (Platt 1999), fitted on other images than the weights. Findings are
+independent of each other: several can be present. The gate is the mean cosine distance of the
+standardised embedding to its nearest neighbours in a bank of images of the intended kind
+(after Sun et al., ICML 2022). Numpy only; no device, no torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triage.errors import InferenceError
+from triage.inference.bundle import Bank, Bundle, Head, unit_rows
+from triage.records import Finding
+
+NO_CLASSIFIER = "no classifier for this encoder"
+OUT_OF_DISTRIBUTION = "image is unlike those the model was made for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classified:
+    """What a head says. Outside the distribution there are no findings, whatever they were."""
+
+    findings: tuple[Finding, ...]
+    distance: float | None  # None: a bundle without a bank
+    in_distribution: bool
+    reason: str = ""  # why there are no findings
+
+
+def classify(bundle: Bundle, vectors: NDArray[np.float32]) -> list[Classified]:
+    """Judge each of (B, D) embeddings alone; raises InferenceError for one that is not finite."""
+    return [classify_subject(bundle, vector[None]) for vector in _checked(bundle, vectors)]
+
+
+def classify_subject(bundle: Bundle, vectors: NDArray[np.float32]) -> Classified:
+    """Judge one subject by all its views, (V, D).
+
+    A finding has the highest probability that it has in any view, for a lesion may show in one
+    slice only. The distance is the median over views, so that the ends of a volume, which look
+    like nothing in particular, do not decide; views beyond the limit take no part.
+    """
+    vectors = _checked(bundle, vectors)
+    gate = bundle.manifest.gate
+    distance, use = None, np.ones(len(vectors), np.bool_)
+    if bundle.bank is not None and gate is not None:
+        distances = bank_distances(bundle.bank, vectors, gate.neighbours)
+        distance, use = float(np.median(distances)), distances <= gate.threshold
+        if distance > gate.threshold:
+            return Classified(
+                findings=(), distance=distance, in_distribution=False, reason=OUT_OF_DISTRIBUTION
+            )
+    if bundle.head is None:
+        return Classified(
+            findings=(), distance=distance, in_distribution=True, reason=NO_CLASSIFIER
+        )
+    highest = probabilities(bundle.head, vectors[use]).max(axis=0)
+    findings = tuple(
+        Finding(
+            name=spec.name,
+            code=spec.code,
+            probability=float(probability),
+            operating_point=spec.operating_point,
+            flagged=bool(probability >= spec.operating_point),
+            raises_to=spec.raises_to,
+        )
+        for spec, probability in zip(bundle.manifest.findings, highest, strict=True)
+    )
+    return Classified(findings=findings, distance=distance, in_distribution=True)
+
+
+def scores(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Logits (B, F) of the linear head before calibration."""
+    standard = (vectors.astype(np.float64) - head.mean) / head.scale
+    return np.asarray(standard @ head.weights.T + head.intercept, np.float64)
+
+
+def probabilities(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Calibrated probabilities (B, F)."""
+    return sigmoid(head.platt_slope * scores(head, vectors) + head.platt_intercept)
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-x)) without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float64)
+
+
+def bank_distances(
+    bank: Bank, vectors: NDArray[np.float32], neighbours: int
+) -> NDArray[np.float64]:
+    """Mean cosine distance, 0 to 2, of each of (B, D) to its nearest `neighbours`."""
+    units = unit_rows((vectors.astype(np.float32) - bank.mean) / bank.scale)
+    similarity = units @ bank.units.T
+    nearest = np.partition(similarity, -neighbours, axis=1)[:, -neighbours:]
+    return np.asarray(1.0 - nearest.mean(axis=1, dtype=np.float64), np.float64)
+
+
+def bank_of(head: Head, vectors: NDArray[np.float32]) -> Bank:
+    """A bank of (N, D) embeddings, standardised as the head does it."""
+    mean, scale = head.mean.astype(np.float32), head.scale.astype(np.float32)
+    return Bank(mean=mean, scale=scale, units=unit_rows((vectors - mean) / scale))
+
+
+def _checked(bundle: Bundle, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    width = bundle.width
+    if vectors.ndim != 2 or not len(vectors) or width not in {None, vectors.shape[1]}:
+        raise InferenceError(f"embeddings of shape {vectors.shape} do not fit the bundle")
+    if not np.isfinite(vectors).all():
+        raise InferenceError("the embedding holds a value that is not finite")
+    return vectors

@@ -1,0 +1,1 @@
+"""Bytes in: C-STORE and watched folders, through one door."""

@@ -1,0 +1,85 @@
+"""The files of a watched folder: which count, how they are read, where they go afterwards.
+
+Owns the handling of paths that others have named: links are never followed, and what is moved
+stays inside its folder. Logs no names: they may be patients'.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from triage.ingest.stability import Candidate, Stamp
+
+log = structlog.get_logger(__name__)
+
+PARTIAL_SUFFIXES: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".temp", ".swp")
+
+
+def files_below(root: Path) -> Iterator[tuple[Path, Stamp]]:
+    """Yield regular files below a folder, without following links."""
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError as error:
+            log.warning("folder_unreadable", reason=error.strerror)
+            continue
+        for entry in entries:
+            if is_passed_over(entry.name):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif (stamp := stamp_of(path)) is not None:
+                yield path, stamp
+
+
+def is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower().endswith(PARTIAL_SUFFIXES)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return size and modification time of a regular file, None for anything else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Stamp(size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def read_whole(candidate: Candidate) -> bytes | None:
+    """Read a file whole; None if it is gone, unreadable, or not as it was when it was found."""
+    try:
+        descriptor = os.open(candidate.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(candidate.stamp.size_bytes + 1)
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        log.warning("folder_file_unreadable", reason=error.strerror)
+        return None
+    same = Stamp(size_bytes=len(data), mtime_ns=status.st_mtime_ns) == candidate.stamp
+    return data if same else None
+
+
+def move_inside(path: Path, root: Path, place: str) -> None:
+    """Move a source to `place` inside its watched folder; an older namesake stays."""
+    target = root / place / path.relative_to(root)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    final = target
+    while final.exists():
+        number += 1
+        final = target.with_name(f"{target.name}.{number}")
+    path.rename(final)
+
+
+def path_text(path: Path) -> str:
+    """Return a path as text that a database takes, whatever bytes are in the name."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

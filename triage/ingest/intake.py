@@ -1,0 +1,297 @@
+"""The one door: every object, from the network or a folder, is taken in here or refused here.
+
+Owns the order of checks and what is left behind by each outcome (DESIGN sections 3.2, 3.3, 4):
+
+1. larger than the limit, no space, store or database away: raised, the sender tries again;
+2. no DICOM, a DICOMDIR, cut short, beyond a bound of depth or count: not taken in;
+3. Study, Series or SOP Instance UID or SOP Class UID missing or ill-formed: not taken in;
+4. another SOP Class or Instance UID than the C-STORE command said: not taken in;
+5. else held, and success means durable: file, directories and row.
+
+What is not taken in (2 to 4) is kept in the quarantine, once per content, where it is no larger
+than LARGEST_KEPT_MIB; a DICOMDIR and anything larger is recorded as refused and not kept. Sender
+or folder still has it then: nothing but a held or quarantined object may be deleted at its source.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection
+
+from triage.database.arrivals import ArrivalOutcome, record_arrival
+from triage.database.connection import Database
+from triage.database.intake_log import record_quarantined, record_refused
+from triage.errors import (
+    CommandMismatch,
+    IdentifiersInvalid,
+    ObjectRefused,
+    ObjectUnparsable,
+    StoreError,
+    TriageError,
+)
+from triage.ingest.group_commit import GroupCommit
+from triage.ingest.header import HeaderLimits, clean, read_header
+from triage.ingest.part10 import DataSet, digest_of, file_meta, split
+from triage.records import Arrival, Header, Source
+from triage.rules.policies import Policies
+from triage.store import MIB, Bytes, Store
+
+log = structlog.get_logger(__name__)
+
+LARGEST_KEPT_MIB = 64
+LONGEST_UID = 64
+LONGEST_PATH = 4096
+TOO_LARGE = "more than [receiver] maximum_object_mib"
+REASON_CODES: dict[type[ObjectRefused], str] = {
+    ObjectUnparsable: "unparsable",
+    IdentifiersInvalid: "identifiers_invalid",
+    CommandMismatch: "command_mismatch",
+    ObjectRefused: "not_an_instance",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """How an object came, as its bringer told; nothing of it is trusted."""
+
+    source: Source
+    transfer_syntax_uid: str | None = None  # None: the bytes are a file
+    sender_ae_title: str = ""
+    c_store_priority: int | None = None
+    sop_class_uid: str | None = None  # of the C-STORE command
+    sop_instance_uid: str | None = None
+    original_path: str | None = None
+
+    @property
+    def told_sop_class_uid(self) -> str:
+        """The SOP Class UID, fit for a database and for ASCII files, however ill-formed."""
+        return _as_ascii(self.sop_class_uid or "")
+
+    @property
+    def told_sop_instance_uid(self) -> str:
+        """The SOP Instance UID, likewise."""
+        return _as_ascii(self.sop_instance_uid or "")
+
+
+class Intake:
+    """The open door. `accept` may be called from any number of threads."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: Store,
+        *,
+        policies: Policies,
+        limits: HeaderLimits | None = None,
+    ) -> None:
+        self._store = store
+        self._policies = policies
+        self._limits = limits or HeaderLimits()
+        self._writer = GroupCommit(db, store)
+
+    def start(self) -> None:
+        """Start the writer thread. Call before the first `accept`."""
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Finish what was accepted, then end the writer thread; later calls are refused."""
+        self._writer.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the writer thread runs."""
+        return self._writer.alive
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be taken in at present, for a person; empty while all is well."""
+        try:
+            self._store.check_space(0)
+        except TriageError as error:
+            return str(error)
+        return self._writer.database_fault
+
+    def accept(
+        self,
+        data: Bytes,
+        *,
+        transfer_syntax_uid: str | None = None,
+        source: Source,
+        sender_ae_title: str = "",
+        c_store_priority: int | None = None,
+        expected_sop_class_uid: str | None = None,
+        expected_sop_instance_uid: str | None = None,
+        original_path: str | None = None,
+    ) -> ArrivalOutcome:
+        """Take in one object and return once it is durable.
+
+        `data` is a DICOM file (PS3.10), or a bare data set where `transfer_syntax_uid` is given.
+        `c_store_priority` is (0000,0700); the expected UIDs are those of the C-STORE command.
+        Raises ObjectRefused or a subclass, recorded already; OutOfSpace, StoreError or
+        DatabaseUnavailable, where trying again later can help.
+        """
+        self._store.check_space(len(data))
+        offer = _Offer(
+            transfer_syntax_uid=transfer_syntax_uid,
+            source=source,
+            sender_ae_title=clean(sender_ae_title),
+            c_store_priority=c_store_priority,
+            sop_class_uid=expected_sop_class_uid,
+            sop_instance_uid=expected_sop_instance_uid,
+            original_path=original_path,
+        )
+        try:
+            data_set, header = self._inspect(data, transfer_syntax_uid)
+            _check_command(header, offer)
+        except ObjectRefused as refusal:
+            self._set_aside(data, refusal, offer)
+            raise
+        return self._hold(data_set, header, offer)
+
+    def inspect(self, data: Bytes, transfer_syntax_uid: str | None = None) -> Header:
+        """Return the header of an object that `accept` would not refuse; records nothing.
+
+        Raises ObjectRefused or a subclass.
+        """
+        return self._inspect(data, transfer_syntax_uid)[1]
+
+    def refuse_unread(self, size_bytes: int, *, source: Source) -> None:
+        """Record an object that is too large to be read at all."""
+        refusal = ObjectRefused(f"the object has {size_bytes // MIB} MiB: {TOO_LARGE}")
+        self._record_refused(str(refusal), _Offer(source=source))
+
+    def _inspect(self, data: Bytes, transfer_syntax_uid: str | None) -> tuple[DataSet, Header]:
+        if len(data) > self._limits.maximum_object_mib * MIB:
+            raise ObjectUnparsable(TOO_LARGE)
+        if transfer_syntax_uid is None:
+            data_set = split(data)
+        else:
+            data_set = DataSet(transfer_syntax_uid=transfer_syntax_uid, encoded=data)
+        return data_set, read_header(data_set, self._limits)
+
+    def _hold(self, data_set: DataSet, header: Header, offer: _Offer) -> ArrivalOutcome:
+        meta = file_meta(
+            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+        )
+        staged = self._store.stage((meta, data_set.encoded), digest=digest_of(data_set))
+        arrival = Arrival(
+            header=header,
+            digest=staged.digest,
+            path=staged.path,
+            size_bytes=staged.size_bytes,
+            source=offer.source,
+            sender_ae_title=offer.sender_ae_title,
+            c_store_priority=offer.c_store_priority,
+        )
+
+        def write(connection: Connection, now: datetime) -> ArrivalOutcome:
+            outcome = record_arrival(connection, arrival, policies=self._policies, now=now)
+            # Retention deletes files in transactions of its own: the same object, expired and now
+            # sent again, may have lost its file between the rename and this row.
+            if not self._store.resolve(arrival.path).exists():
+                raise StoreError("the file was deleted as expired while it came again")
+            return outcome
+
+        try:
+            outcome = self._writer.submit(write, staged=staged)
+        finally:
+            self._store.discard(staged)  # gone already where it found its place
+        _log_outcome(arrival, outcome)
+        return outcome
+
+    def _set_aside(self, data: Bytes, refusal: ObjectRefused, offer: _Offer) -> None:
+        """Record what was not taken in, with its bytes where they are kept."""
+        path, reason = None, str(refusal)
+        if type(refusal) is not ObjectRefused and len(data) <= LARGEST_KEPT_MIB * MIB:
+            chunks = _as_file(data, offer)
+            path, is_new = self._store.quarantine(chunks, digest=_sha256(chunks))
+            if not is_new:
+                path, reason = None, f"{reason} (already in quarantine)"
+        if path is None:
+            self._record_refused(reason, offer)
+            return
+        quarantined = partial(
+            record_quarantined,
+            source=offer.source,
+            sender_ae_title=offer.sender_ae_title,
+            sop_instance_uid=offer.told_sop_instance_uid,
+            sop_class_uid=offer.told_sop_class_uid,
+            path=path,
+            original_path=clean(offer.original_path or "", LONGEST_PATH) or None,
+            size_bytes=len(data),
+            reason_code=REASON_CODES[type(refusal)],
+            reason=reason,
+        )
+        try:
+            self._writer.submit(lambda connection, now: quarantined(connection, now=now))
+        except TriageError:
+            self._store.delete(path)  # without a row nobody would find it
+            raise
+        _log_refusal(reason, offer, kept=True)
+
+    def _record_refused(self, reason: str, offer: _Offer) -> None:
+        refused = partial(
+            record_refused,
+            source=offer.source,
+            sender_ae_title=offer.sender_ae_title,
+            sop_instance_uid=offer.told_sop_instance_uid,
+            reason=reason,
+        )
+        self._writer.submit(lambda connection, now: refused(connection, now=now))
+        _log_refusal(reason, offer, kept=False)
+
+
+def _check_command(header: Header, offer: _Offer) -> None:
+    """Compare with the C-STORE command (PS3.4 B.2.3: A9xx). Raises CommandMismatch."""
+    if offer.sop_class_uid not in (None, header.sop_class_uid):
+        raise CommandMismatch("command and data set name different SOP Classes")
+    if offer.sop_instance_uid not in (None, header.sop_instance_uid):
+        raise CommandMismatch("command and data set name different SOP Instances")
+
+
+def _as_file(data: Bytes, offer: _Offer) -> Sequence[Bytes]:
+    """Return what was received as a DICOM file, so that a person's tools can open it."""
+    if offer.transfer_syntax_uid is None:
+        return (data,)
+    meta = file_meta(
+        sop_class_uid=offer.told_sop_class_uid,
+        sop_instance_uid=offer.told_sop_instance_uid,
+        transfer_syntax_uid=offer.transfer_syntax_uid,
+    )
+    return (meta, data)
+
+
+def _as_ascii(text: str) -> str:
+    return clean(text, LONGEST_UID).encode("ascii", "replace").decode("ascii")
+
+
+def _sha256(chunks: Sequence[Bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _log_outcome(arrival: Arrival, outcome: ArrivalOutcome) -> None:
+    log.info(
+        f"instance_{outcome.state}",
+        study_instance_uid=arrival.header.study_instance_uid,
+        sop_instance_uid=arrival.header.sop_instance_uid,
+        source=arrival.source,
+        size_bytes=arrival.size_bytes,
+    )
+
+
+def _log_refusal(reason: str, offer: _Offer, *, kept: bool) -> None:
+    log.warning(
+        "object_quarantined" if kept else "object_refused",
+        reason=reason,
+        source=offer.source,
+        sop_instance_uid=offer.told_sop_instance_uid,
+    )

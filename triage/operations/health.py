@@ -1,0 +1,310 @@
+"""One source for the state of the daemon: status, exit code, watchdog and metrics ask here.
+
+Reads the database by plain DBAPI and the store by statvfs, so it works with the daemon up or down
+and without the ORM layer or torch. `assess` is pure: facts and time in, judgement out.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from triage.config import Config
+from triage.database import reading
+from triage.database.revision import HEAD
+from triage.errors import TriageError
+from triage.operations.causes import Cause, Weight, cause
+
+SCHEMA_VERSION = 1
+EXIT_CODES = {"ok": 0, "degraded": 1, "failed": 2}
+EXIT_CANNOT_TELL = 3
+MIB = 1 << 20
+STUCK_AFTER_S = 60.0  # where a role has not said how long its turns may take
+LATE_AFTER_S = 300.0  # waiting time of a due analysis that is worth a person's look
+SPACE_WARNING = 1.5  # times the margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The status of DESIGN section 6. `known` is False where the database gave no answer."""
+
+    health: str  # ok | degraded | failed
+    causes: tuple[Cause, ...]
+    roles: list[dict[str, Any]]  # role, host, pid, state, started_at, last_turn_at, detail
+    queue: dict[str, Any]
+    studies: dict[str, Any]
+    latency: dict[str, Any]
+    receive: dict[str, Any]
+    senders: list[dict[str, Any]]
+    storage: dict[str, Any]
+    database: dict[str, Any]
+    models: list[dict[str, Any]]
+    known: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 1 degraded, 2 not doing its work, 3 cannot tell."""
+        return EXIT_CODES[self.health] if self.known else EXIT_CANNOT_TELL
+
+    def document(self) -> dict[str, Any]:
+        """Return the status JSON (plain types only, times as ISO 8601 UTC text)."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "health": self.health,
+            "causes": [each.document() for each in self.causes],
+            "roles": self.roles,
+            "queue": self.queue,
+            "studies": self.studies,
+            "latency": self.latency,
+            "receive": self.receive,
+            "senders": self.senders,
+            "storage": self.storage,
+            "database": self.database,
+            "models": self.models,
+        }
+        return {key: _plain(value) for key, value in document.items()}
+
+
+def gather(config: Config, *, now: datetime | None = None) -> Health:
+    """Look at database and store. Never raises for a daemon that is down or a disk that is away."""
+    now = now or datetime.now(UTC)
+    free_mib = _free_mib(config.store.path)
+    try:
+        reader = reading.open_reader(config.database.url)
+        try:
+            found = reading.revision(reader)
+            facts = _facts(reader, config, now) if found == HEAD else {}
+        finally:
+            reader.close()
+    except TriageError as error:
+        return _unknown(cause("database_unreachable", reason=str(error)), config, free_mib)
+    if found != HEAD:
+        odd = cause("database_revision", found=found or "none", needed=HEAD)
+        return _unknown(odd, config, free_mib, known=True)
+    return assess(facts, config=config, free_mib=free_mib, now=now)
+
+
+def _facts(reader: reading.Reader, config: Config, now: datetime) -> dict[str, Any]:
+    days = config.store.retention_days
+    facts = reading.status_facts(
+        reader, now=now, expired_before=now - timedelta(days=days) if days else None
+    )
+    return {**facts, "roles": [row for row in facts["roles"] if not _gone(row)]}
+
+
+def assess(
+    facts: Mapping[str, Any], *, config: Config, free_mib: int | None, now: datetime
+) -> Health:
+    """Judge what was read. `free_mib` is None where the store cannot be read."""
+    roles = current_roles(facts["roles"], now)
+    models = _models(roles)
+    causes = [
+        *_store_causes(config, free_mib),
+        *_role_causes(config, roles),
+        *_model_causes(config, roles, models),
+        *_queue_causes(facts, now),
+        *_object_causes(facts),
+    ]
+    if config.demonstration:
+        causes.append(cause("demonstration"))
+    return Health(
+        health=_worst(causes),
+        causes=tuple(sorted(causes, key=lambda each: -_WEIGHTS.index(each.weight))),
+        roles=roles,
+        queue=dict(facts["queue"]),
+        studies=dict(facts["studies"]),
+        latency=dict(facts["latency"]),
+        receive=dict(facts["receive"]),
+        senders=list(facts["senders"]),
+        storage=_storage(config, free_mib),
+        database={"revision": HEAD, **facts.get("database", {})},
+        models=models,
+    )
+
+
+# --- causes
+
+_WEIGHTS = (Weight.NOTICE, Weight.DEGRADED, Weight.FAILED)
+
+
+def _worst(causes: Iterable[Cause]) -> str:
+    weights = {each.weight for each in causes}
+    if Weight.FAILED in weights:
+        return "failed"
+    return "degraded" if Weight.DEGRADED in weights else "ok"
+
+
+def _store_causes(config: Config, free_mib: int | None) -> Iterable[Cause]:
+    least_mib = config.store.minimum_free_mib
+    if free_mib is None:
+        yield cause("store_unreachable")
+    elif free_mib < least_mib:
+        yield cause("store_full", free_mib=free_mib, minimum_free_mib=least_mib)
+    elif free_mib < SPACE_WARNING * least_mib:
+        yield cause("store_space_low", free_mib=free_mib, minimum_free_mib=least_mib)
+
+
+def _role_causes(config: Config, roles: Sequence[Mapping[str, Any]]) -> Iterable[Cause]:
+    """A role may have several processes; it is down only when none of them turns."""
+    for name in expected_roles(config):
+        rows = [row for row in roles if row["role"] == name]
+        turning = [row for row in rows if row["state"] in ("running", "failed")]
+        if turning:
+            for fault in {row["detail"].get("fault") for row in turning} - {None, ""}:
+                yield cause("role_fault", role=name, reason=fault)
+        elif any(row["state"] == "starting" for row in rows):
+            yield cause("role_starting", role=name)
+        elif rows:
+            silent_s = min(row["silent_s"] for row in rows)
+            yield cause("role_stuck", role=name, silent_s=round(silent_s))
+        else:
+            yield cause("role_not_running", role=name)
+
+
+def expected_roles(config: Config) -> list[str]:
+    """Return the roles that this configuration asks for."""
+    expected = ["receive"] if config.receiver.enabled else []
+    if config.folders.watch:
+        expected.append("watch")
+    return [*expected, "schedule", "analyse"]
+
+
+def _model_causes(
+    config: Config, roles: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+) -> Iterable[Cause]:
+    if not config.models and not config.demonstration:
+        yield cause("no_model")
+        return
+    for model in models:
+        if not model["served"]:
+            yield cause(
+                "model_not_served",
+                model=model["name"],
+                reason=model["reason"],
+                hint=model["hint"],
+            )
+    serving = [model for model in models if model["mode"] == "serve"]
+    if serving and not any(model["served"] for model in serving):
+        yield cause("no_model_served")
+
+
+def _queue_causes(facts: Mapping[str, Any], now: datetime) -> Iterable[Cause]:
+    due_at = _time(facts["queue"].get("oldest_due_at"))
+    if due_at is not None and (waiting_s := (now - due_at).total_seconds()) > LATE_AFTER_S:
+        yield cause("queue_late", waiting_s=round(waiting_s))
+    if dead := facts["queue"].get("dead", 0):
+        yield cause("dead_letters", count=dead)
+
+
+def _object_causes(facts: Mapping[str, Any]) -> Iterable[Cause]:
+    if held := facts["receive"].get("quarantine_held", 0):
+        yield cause("quarantine", count=held)
+    for alarm in facts["alarms"]:
+        yield cause("alarm", message=alarm["message"], next_step=alarm["next_step"])
+    kept = facts["studies"].get("expired_unread") or {}
+    if kept.get("count"):
+        size_mib = kept.get("size_bytes", 0) // MIB
+        yield cause("expired_unread", count=kept["count"], size_mib=size_mib)
+
+
+# --- sections
+
+
+def current_roles(rows: Iterable[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
+    """Return the rows as shown: with their silence, and without those that were replaced."""
+    seen = [_role(row, now) for row in rows]
+    alive = {(row["role"], row["host"]) for row in seen if row["state"] != "stuck"}
+    return [
+        row for row in seen if row["state"] != "stuck" or (row["role"], row["host"]) not in alive
+    ]
+
+
+def _gone(row: Mapping[str, Any]) -> bool:
+    """Whether the role's process is known to have ended: only this host's can be asked about."""
+    if row["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(row["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it runs as another user
+    return False
+
+
+def _role(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    detail = dict(row["detail"] or {})
+    last_turn_at = _time(row["last_turn_at"]) or now
+    silent_s = max(0.0, (now - last_turn_at).total_seconds())
+    stuck = silent_s > float(detail.pop("stuck_after_s", STUCK_AFTER_S))
+    return {
+        **row,
+        "detail": detail,
+        "state": "stuck" if stuck else row["state"],
+        "silent_s": round(silent_s, 1),
+    }
+
+
+def _models(roles: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each model once; served where any worker serves it."""
+    models: dict[str, dict[str, Any]] = {}
+    for row in roles:
+        for model in row["detail"].get("models", []) if row["role"] == "analyse" else []:
+            held = models.get(model["digest"])
+            if held is None or (model["served"] and not held["served"]):
+                models[model["digest"]] = dict(model)
+    return list(models.values())
+
+
+def _storage(config: Config, free_mib: int | None) -> dict[str, Any]:
+    return {
+        "path": str(config.store.path),
+        "free_mib": free_mib,
+        "minimum_free_mib": config.store.minimum_free_mib,
+        "retention_days": config.store.retention_days,
+    }
+
+
+def _free_mib(path: Path) -> int | None:
+    try:
+        state = os.statvfs(path)
+    except OSError:
+        return None
+    return state.f_bavail * state.f_frsize // MIB
+
+
+def _unknown(odd: Cause, config: Config, free_mib: int | None, *, known: bool = False) -> Health:
+    causes = (odd, *_store_causes(config, free_mib))
+    return Health(
+        health="failed",
+        causes=causes,
+        roles=[],
+        queue={},
+        studies={},
+        latency={},
+        receive={},
+        senders=[],
+        storage=_storage(config, free_mib),
+        database={},
+        models=[],
+        known=known,
+    )
+
+
+def _time(value: Any) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    return datetime.fromisoformat(str(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value

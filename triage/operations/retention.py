@@ -1,0 +1,53 @@
+"""Retention: old images leave the disk, their rows stay.
+
+Pixels, embedding and caption go together, and never those of an unread flagged study; which
+studies may go is decided by `database.retention` (DESIGN section 4). The rows say "images expired"
+before the files go, so a crash in between leaves files without use and never rows that promise
+images which are gone.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from triage.database.connection import Database
+from triage.database.retention import expirable_studies, expire_study, still_expired
+from triage.operations.sweeps import Sweep
+from triage.store import Store
+
+log = structlog.get_logger(__name__)
+
+EVERY_S = 3600.0
+STUDIES_A_TURN = 100  # bounds how long one sweep keeps the others waiting
+PATHS_A_TRANSACTION = 50  # bounds how long arrivals wait for deletions
+
+
+def retention_sweep(db: Database, store: Store, *, retention_days: int) -> Sweep:
+    """Return the sweep that expires what is older than `retention_days`."""
+    return Sweep(
+        name="retention",
+        every_s=EVERY_S,
+        run=lambda: expire_due(db, store, retention_days=retention_days),
+    )
+
+
+def expire_due(db: Database, store: Store, *, retention_days: int) -> int:
+    """Expire at most STUDIES_A_TURN studies; return how many. Raises TransientError."""
+    with db.read() as connection:
+        before = db.now(connection) - timedelta(days=retention_days)
+        due = expirable_studies(connection, before=before, limit=STUDIES_A_TURN)
+    for study_id in due:
+        with db.write() as connection:
+            paths = expire_study(connection, study_id, now=db.now(connection))
+        for first in range(0, len(paths), PATHS_A_TRANSACTION):
+            _delete(db, store, paths[first : first + PATHS_A_TRANSACTION])
+        log.info("images_expired", study_id=study_id, files=len(paths))
+    return len(due)
+
+
+def _delete(db: Database, store: Store, paths: Sequence[str]) -> None:
+    """Delete files that no row holds; none of them can arrive again while the deletion lasts."""
+    with db.write() as connection:
+        for path in still_expired(connection, paths):
+            store.delete(path)

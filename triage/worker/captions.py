@@ -1,0 +1,130 @@
+"""The words: a later, lower job that changes nothing but the caption.
+
+Claimed only when no analysis waits. Features that the encoder has just made are used again where
+they are still in memory; else the image is decoded once more. One view is described: the image
+itself, or the first view of a subject that has several (DESIGN section 3.9).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from triage.database import queue, results
+from triage.database.connection import Database
+from triage.errors import BundleError, DeviceFault, TriageError
+from triage.imaging.decode_pool import DecodePool, DecodeTask
+from triage.records import Caption, Job, JobKind
+from triage.rules.policies import Policies
+from triage.store import Store
+from triage.worker.leases import LeaseKeeper
+from triage.worker.memory import Memory
+from triage.worker.models import Describe, LoadedModel, Remembered
+from triage.worker.outcomes import attempt, fail
+from triage.worker.planning import plan_look
+from triage.worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class CaptionDesk:
+    """Takes caption jobs in small batches, so that an image that arrives waits for few words."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: Store,
+        pool: DecodePool,
+        *,
+        owner: str,
+        memory: Memory,
+        keeper: LeaseKeeper,
+        policies: Policies,
+        settings: WorkerSettings,
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._pool = pool
+        self._owner = owner
+        self._memory = memory
+        self._keeper = keeper
+        self._policies = policies
+        self._settings = settings
+
+    def turn(self, models: Sequence[LoadedModel]) -> bool:
+        """Write one batch of captions; False where none waits. Raises DeviceFault."""
+        writers = [model for model in models if model.describe is not None]
+        if not writers:
+            return False
+        jobs = queue.claim(
+            self._db,
+            kinds=[JobKind.CAPTION],
+            owner=self._owner,
+            lease_s=self._settings.lease_s,
+            limit=self._settings.caption_batch,
+            maximum_attempts=self._policies.retry.attempts,
+        )
+        self._keeper.keep(jobs)
+        by_writer: dict[str, list[tuple[Job, Remembered]]] = {}
+        for job in jobs:
+            try:
+                entry = self._memory.take(job) or self._look_again(job, writers)
+            except TriageError as error:
+                self._end(job, error)
+                continue
+            by_writer.setdefault(entry.bundle_digest, []).append((job, entry))
+        for writer in writers:
+            self._describe(writer, by_writer.pop(writer.identity.digest, []))
+        for left in by_writer.values():
+            for job, _ in left:
+                self._end(job, BundleError("the model that looked at this image writes no more"))
+        return bool(jobs)
+
+    def _look_again(self, job: Job, writers: Sequence[LoadedModel]) -> Remembered:
+        """Decode what is no longer remembered. Raises TriageError."""
+        with self._db.read() as connection:
+            contents = results.subject_contents(connection, job.subject, job.subject_id)
+        plan = plan_look(contents, writers, self._policies.eligibility)
+        if not plan.looking:
+            raise BundleError("no model that writes captions fits this image")
+        writer = plan.looking[0]
+        paths = tuple(self._store.resolve(each.path) for each in plan.instances)
+        task = DecodeTask(paths=paths, specs=(writer.view_spec,))
+        decoded = self._pool.submit(task).result()
+        return Remembered(
+            bundle_digest=writer.identity.digest,
+            view=decoded.views[writer.view_spec][0],
+            features=None,
+        )
+
+    def _describe(self, writer: LoadedModel, batch: Sequence[tuple[Job, Remembered]]) -> None:
+        if not batch or writer.describe is None:
+            return
+        answers = written_isolating(writer.describe, [entry for _, entry in batch])
+        for (job, _), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, TriageError):
+                self._end(job, answer)
+                continue
+            if attempt(job, partial(results.commit_caption, self._db, job, answer)):
+                log.info("caption_written", job_id=job.id)
+            self._keeper.drop(job)
+
+    def _end(self, job: Job, error: TriageError) -> None:
+        fail(self._db, job, error, policies=self._policies)
+        self._keeper.drop(job)
+
+
+def written_isolating(
+    describe: Describe, entries: Sequence[Remembered]
+) -> Sequence[Caption | TriageError]:
+    """Describe together; what fails together is tried one by one. Raises DeviceFault."""
+    failure: TriageError
+    try:
+        return describe(entries)
+    except DeviceFault:
+        raise
+    except TriageError as error:
+        failure = error.with_traceback(None)
+    if len(entries) == 1:
+        return [failure]
+    return [written_isolating(describe, [entry])[0] for entry in entries]

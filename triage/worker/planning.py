@@ -1,0 +1,102 @@
+"""Who looks at a subject, and what those say who do not.
+
+Glue between `rules.eligibility` and the loaded models: which instances are usable, which bundles
+are meant for them, which renderings the decode pool shall make. Every bundle that does not look
+leaves its reason; without a bundle the reason is that none is there (DESIGN sections 3.11 and 4).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from triage.records import (
+    Analysis,
+    AnalysisResult,
+    HeldInstance,
+    ImageFacts,
+    Mode,
+    SubjectContents,
+    ViewSpec,
+)
+from triage.rules.eligibility import (
+    EligibilityPolicy,
+    ObjectFacts,
+    eligible_object,
+    eligible_pixels,
+    fits,
+    mapped,
+)
+from triage.worker.models import LoadedModel
+
+NO_MODEL = "no model configured"
+NO_HEAD = "no classifier for this encoder"
+NO_IMAGES = "no pixels in this object"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`looking` may be empty: then `answers` is all there is to say, and nothing is decoded."""
+
+    instances: tuple[HeldInstance, ...] = ()
+    looking: tuple[LoadedModel, ...] = ()
+    answers: tuple[AnalysisResult, ...] = ()
+
+    @property
+    def specs(self) -> tuple[ViewSpec, ...]:
+        """The renderings to make, each once."""
+        return tuple(dict.fromkeys(model.view_spec for model in self.looking))
+
+
+def plan_look(
+    contents: SubjectContents, models: Sequence[LoadedModel], policy: EligibilityPolicy
+) -> Plan:
+    """Decide by the headers alone."""
+    usable: list[HeldInstance] = []
+    reason = NO_IMAGES
+    facts = ObjectFacts(too_old_on_arrival=contents.too_old)
+    for instance in contents.instances:
+        verdict = eligible_object(instance.header, facts, policy)
+        if verdict.may_look:
+            usable.append(instance)
+        else:
+            reason = verdict.reason
+    if not usable:
+        return Plan(answers=refusals(models, reason))
+    if not models:
+        return Plan(answers=(refusal(None, NO_MODEL),))
+    looking: list[LoadedModel] = []
+    answers: list[AnalysisResult] = []
+    # One series is one acquisition: its first usable image speaks for the intended use.
+    header = mapped(usable[0].header, sender_ae_title=usable[0].sender_ae_title, policy=policy)
+    for model in models:
+        verdict = fits(model.intended_use, header)
+        if not verdict.may_look:
+            answers.append(refusal(model, verdict.reason))
+        elif model.classify is None:
+            answers.append(refusal(model, NO_HEAD))
+        else:
+            looking.append(model)
+    return Plan(instances=tuple(usable), looking=tuple(looking), answers=tuple(answers))
+
+
+def refused_pixels(facts: ImageFacts, policy: EligibilityPolicy) -> str:
+    """Return why the decoded pixels are not looked at, "" if they are."""
+    verdict = eligible_pixels(facts, policy)
+    return "" if verdict.may_look else verdict.reason
+
+
+def refusals(models: Sequence[LoadedModel], reason: str) -> tuple[AnalysisResult, ...]:
+    """Say the same for every model; once without a name where none is loaded."""
+    if not models:
+        return (refusal(None, reason),)
+    return tuple(refusal(model, reason) for model in models)
+
+
+def refusal(model: LoadedModel | None, reason: str) -> AnalysisResult:
+    """Not eligible: a reason and no score."""
+    return AnalysisResult(
+        model=model.identity if model else None,
+        mode=model.mode if model else Mode.SERVE,
+        analysis=Analysis.NOT_ELIGIBLE,
+        reason=reason,
+        not_for_clinical_use=bool(model and model.not_for_clinical_use),
+    )
