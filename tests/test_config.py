@@ -128,3 +128,22 @@ def test_the_file_is_named_by_the_argument_then_by_the_environment(tmp_path: Pat
 def test_a_file_that_is_not_there_is_an_error_not_a_default(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "absent.toml", {})
+
+
+@pytest.mark.parametrize("name", ["TRIAGE_DATABASE__URL", "TRIAGE_DATABASE"])
+@pytest.mark.parametrize("text", ['["postgresql://u:SECRET@h/x"]', "postgresql://u:SECRET@h/x"])
+def test_a_password_of_the_wrong_shape_is_not_repeated(name: str, text: str) -> None:
+    if (name, text[0]) == ("TRIAGE_DATABASE__URL", "p"):
+        assert "SECRET" not in repr(load_config(None, {name: text}))
+        return
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {name: text})
+    assert "SECRET" not in str(raised.value)
+    assert "database" in str(raised.value)
+
+
+def test_a_wrong_value_of_the_environment_is_not_blamed_on_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "triage.toml"
+    path.write_text("", "utf-8")
+    with pytest.raises(ConfigError, match=r"and environment: .*port"):
+        load_config(path, {"TRIAGE_RECEIVER__PORT": "99999"})

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -83,3 +84,55 @@ def test_a_traceback_is_logged_without_local_variables(lines: io.StringIO) -> No
     assert "SECRET" not in lines.getvalue()
     assert "ValueError" in json.dumps(line["exception"])
     assert lines.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_text_of_an_error_that_may_quote_an_object_is_left_out(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", form=form, stream=stream)
+    try:
+        try:
+            float("^".join(("SECRET", "VALUE")))
+        except ValueError as error:
+            raise RuntimeError("the device is gone") from error
+    except RuntimeError:
+        structlog.get_logger("triage").exception("thread_ended")
+    assert "SECRET^VALUE" not in stream.getvalue()
+    assert "ValueError" in stream.getvalue()
+    assert "the device is gone" in stream.getvalue()
+
+
+def test_a_warning_is_logged_by_its_place_without_its_text(lines: io.StringIO) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)  # pytest had put its own capture in between
+        warnings.warn("Invalid value for VR DA: 'SECRET^VALUE'", UserWarning, stacklevel=1)
+    (line,) = documents(lines)
+    assert (line["event"], line["category"]) == ("library_message", "UserWarning")
+    assert "test_log.py:" in str(line["place"])
+    assert "SECRET" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("name", ["pydicom", "pydicom.valuerep", "pynetdicom.utils"])
+def test_the_dicom_libraries_cannot_quote_an_object(lines: io.StringIO, name: str) -> None:
+    library = logging.getLogger(name)
+    library.error("Non-conformant value 'SECRET^VALUE'")
+    (line,) = documents(lines)
+    assert (line["event"], line["logger"]) == ("library_message", name)
+    assert "SECRET" not in lines.getvalue()
+
+
+def test_a_library_that_sets_its_own_level_stays_quiet(lines: io.StringIO) -> None:
+    library = logging.getLogger("pydicom")
+    library.setLevel(logging.DEBUG)
+    library.warning("anything")
+    logging.getLogger("tokenizers").setLevel(logging.DEBUG)
+    logging.getLogger("tokenizers").debug("anything")
+    assert lines.getvalue() == ""
+
+
+def test_text_in_the_place_of_a_uid_is_not_logged(lines: io.StringIO) -> None:
+    for value in ("SECRET^VALUE", "", "1.2.3"):
+        structlog.get_logger("triage").warning("object_quarantined", sop_instance_uid=value)
+    assert [line["sop_instance_uid"] for line in documents(lines)] == [REDACTED, "", "1.2.3"]

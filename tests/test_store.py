@@ -155,11 +155,13 @@ def test_a_failed_write_puts_the_store_out_of_service_for_good(store: Store) -> 
 
 
 def test_quarantine_keeps_each_content_once(store: Store) -> None:
-    first, is_new = store.quarantine([b"odd"], digest=digest(b"odd"))
-    again, is_new_again = store.quarantine([b"odd"], digest=digest(b"odd"))
-    assert (first, is_new, is_new_again) == (again, True, False)
-    assert store.resolve(first).read_bytes() == b"odd"
-    store.delete(first)
+    for _ in range(2):
+        staged = store.stage_aside([b"odd"], digest=digest(b"odd"))
+        store.commit([staged])
+    assert list(store.quarantine_paths()) == [staged.path]
+    assert list(store.object_paths()) == []
+    assert store.resolve(staged.path).read_bytes() == b"odd"
+    store.delete(staged.path)
     assert files_below(store.root / "quarantine") == []
 
 

@@ -233,6 +233,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
     for name, text in sorted(environ.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_KEYS:
             _set(data, name, text)
+            where = f"{source} and environment" if source else where
     data["database"] = _with_secret(where, "database", "url", data.get("database", {}))
     return replace(build(Config, data, where=where), source=source)
 

@@ -92,7 +92,16 @@ def _scalar(kind: object, value: object, *, where: str, section: str, key: str) 
             return float(typing.cast(float, value))
         if type(value) is kind:
             return value
-    raise ConfigError(f"{where}: {label} must be {_words(kind)}, not {value!r:.60}")
+    raise ConfigError(f"{where}: {label} must be {_words(kind)}, not {_shown(kind, value)}")
+
+
+def _shown(kind: object, value: object) -> str:
+    """Return a value for a message; a list, a table and what stands for one may hold a secret."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    if isinstance(value, str) and kind not in (int, float, bool):
+        return "text"
+    return f"{value!r:.60}"
 
 
 def _label(section: str, key: str) -> str:

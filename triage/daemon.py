@@ -19,7 +19,7 @@ import structlog
 from triage.config import Config
 from triage.database.connection import Database, open_database, require_revision
 from triage.errors import ConfigError, TransientError
-from triage.log import configure_logging
+from triage.log import configure_logging, text_of
 from triage.operations.notify import notify, watchdog_interval_s
 from triage.operations.parts import AnalysePart, DoorsPart, Part, SchedulePart
 from triage.operations.supervise import Child, Supervisor
@@ -77,7 +77,7 @@ def serve(parts: Sequence[Part], supervisor: Supervisor, stop: threading.Event) 
         supervisor.turn()
         failure = next((part.failure for part in parts if part.failure), None)
         if failure is not None:
-            log.error("daemon_fails", reason=str(failure), kind=type(failure).__name__)
+            log.error("daemon_fails", reason=text_of(failure), kind=type(failure).__name__)
             return EXIT_AGAIN if isinstance(failure, TransientError) else EXIT_FAILED
         if parent and str(os.getppid()) != parent:
             log.error("daemon_fails", reason="the supervising process has ended")

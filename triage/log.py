@@ -5,17 +5,30 @@ Owns how lines look and what may not stand in them; rooms only name events
 libraries (pynetdicom, SQLAlchemy, transformers, APScheduler) pass through the same chain.
 
 UIDs, states and counts may be logged. Name, patient ID, birth date, accession number and free
-text may not (DESIGN section 3.13): such keys lose their value here, whoever logged them.
+text may not (DESIGN section 3.13): such keys lose their value here, whoever logged them, and so
+does a UID that is none. Warnings and the lines of the DICOM libraries quote what they found in an
+object: only their place is kept. So do errors such as ValueError: their text is left out.
 """
 
 import logging
+import re
 import sys
-from typing import TextIO
+import traceback
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from triage.errors import TriageError
 
 REDACTED = "redacted"
+
+# Errors whose text is about the program or the machine, never about the content of an object.
+SPEAKING = (TriageError, RuntimeError, MemoryError)
+UID = re.compile(r"[0-9.]{0,64}")
+QUOTING = ("pydicom", "pynetdicom", "py.warnings")  # loggers that quote the content of objects
+WARNING_HEAD = re.compile(r"(?P<place>[^\n]*?:\d+): (?P<category>\w+): ")  # as warnings formats it
 
 # Whole words of a key, as snake_case splits them, that mark its value as patient data.
 PRIVATE_KEYS = (
@@ -33,8 +46,10 @@ PRIVATE_KEYS = (
     "dataset",
 )
 
-# Chatty or careless libraries: `identifier` logging of pynetdicom prints whole data sets at DEBUG.
+# Least level of a library's lines, WARNING where it is not named. Held by the handler, because
+# pydicom sets the level of its logger anew when it is imported.
 LIBRARY_LEVELS = {
+    "triage": logging.NOTSET,
     "pynetdicom": logging.WARNING,
     "pydicom": logging.ERROR,
     "sqlalchemy": logging.WARNING,
@@ -59,6 +74,7 @@ def configure_logging(*, level: str, form: str, stream: TextIO | None = None) ->
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
+        name_the_place,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -67,6 +83,7 @@ def configure_logging(*, level: str, form: str, stream: TextIO | None = None) ->
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_loud_enough)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -84,10 +101,31 @@ def configure_logging(*, level: str, form: str, stream: TextIO | None = None) ->
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace the value of every key that may hold patient data; the key stays, as a trace."""
-    for key in event:
-        if key != "event" and is_private(key):
+    for key, value in event.items():
+        if key != "event" and (is_private(key) or _no_uid(key, value)):
             event[key] = REDACTED
     return event
+
+
+def _no_uid(key: str, value: object) -> bool:
+    """Whether an ill-formed object has text where its UID should be."""
+    return key.endswith("_uid") and isinstance(value, str) and not UID.fullmatch(value)
+
+
+def name_the_place(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep of a library's line that may quote an object no more than where it was written."""
+    record = event.get("_record")
+    if record is None or not record.name.startswith(QUOTING):
+        return event
+    place, category = f"{record.pathname}:{record.lineno}", record.levelname
+    if warned := WARNING_HEAD.match(record.getMessage()):
+        place, category = warned["place"], warned["category"]
+    return {**event, "event": "library_message", "place": place, "category": category}
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error, or its type alone where the text may quote an object."""
+    return str(error) if isinstance(error, SPEAKING) else type(error).__name__
 
 
 def is_private(key: str) -> bool:
@@ -97,20 +135,48 @@ def is_private(key: str) -> bool:
 
 def _renderers(*, as_json: bool) -> list[Processor]:
     if as_json:
-        # One line per event: a traceback becomes a list of frames without local variables,
-        # because locals hold data sets.
-        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         return [
-            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.ExceptionRenderer(_as_frames),
             structlog.processors.JSONRenderer(),
         ]
     return [
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        structlog.dev.ConsoleRenderer(exception_formatter=_as_traceback),
     ]
 
 
+def _as_frames(exc_info: ExcInfo) -> list[dict[str, Any]]:
+    """Return one document per error of the chain, without local variables: they hold data sets."""
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    speaking = {type(each).__name__ for each in _chain(exc_info[1]) if isinstance(each, SPEAKING)}
+    documents = transformer(exc_info)
+    for document in documents:
+        if document["exc_type"] not in speaking:
+            document["exc_value"] = REDACTED
+    return documents
+
+
+def _as_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    for error in _chain(exc_info[1]):
+        stream.write("".join(traceback.format_tb(error.__traceback__)))
+        stream.write(f"{type(error).__name__}: {text_of(error)}\n")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from, the newest first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _loud_enough(record: logging.LogRecord) -> bool:
+    least = LIBRARY_LEVELS.get(record.name.partition(".")[0], logging.WARNING)
+    return record.levelno >= least
+
+
 def _route_libraries() -> None:
-    """Let library loggers reach the root handler, at a level that prints no data set."""
+    """Let library loggers reach the root handler, which holds their levels."""
     for name, level in LIBRARY_LEVELS.items():
         library = logging.getLogger(name)
         library.handlers.clear()

@@ -114,16 +114,9 @@ class Store:
         """Remove a staged file that will not be committed."""
         staged.temporary.unlink(missing_ok=True)
 
-    def quarantine(self, chunks: Iterable[Bytes], *, digest: str) -> tuple[str, bool]:
-        """Keep bytes aside; return their path relative to the store and whether they are new.
-
-        Raises as `stage` does.
-        """
-        relative = _relative("quarantine", digest)
-        if (self.root / relative).exists():
-            return relative, False
-        self.commit([self._stage(chunks, digest, "quarantine")])
-        return relative, True
+    def stage_aside(self, chunks: Iterable[Bytes], *, digest: str) -> Staged:
+        """Write and sync bytes whose place is the quarantine; otherwise as `stage`."""
+        return self._stage(chunks, digest, "quarantine")
 
     def resolve(self, relative: str) -> Path:
         """Return the absolute path of a stored or quarantined file, by the path in its row.
@@ -144,14 +137,11 @@ class Store:
 
     def object_paths(self, *, after: str = "") -> Iterator[str]:
         """Yield the relative path of every stored object in order, beginning after `after`."""
-        for shard in SHARDS:
-            directory = self.root / "objects" / shard
-            if f"objects/{shard}/~" < after or not directory.is_dir():
-                continue
-            for name in sorted(entry.name for entry in os.scandir(directory)):
-                relative = f"objects/{shard}/{name}"
-                if relative > after and _RELATIVE.match(relative):
-                    yield relative
+        return self._paths("objects", after)
+
+    def quarantine_paths(self) -> Iterator[str]:
+        """Yield the relative path of every file in quarantine in order."""
+        return self._paths("quarantine", "")
 
     def sweep_leftovers(self) -> int:
         """Remove what dead writers left half written; return how many files that were.
@@ -184,6 +174,16 @@ class Store:
             temporary.unlink(missing_ok=True)
             raise
         return Staged(temporary=temporary, path=relative, digest=digest, size_bytes=size_bytes)
+
+    def _paths(self, place: str, after: str) -> Iterator[str]:
+        for shard in SHARDS:
+            directory = self.root / place / shard
+            if f"{place}/{shard}/~" < after or not directory.is_dir():
+                continue
+            for name in sorted(entry.name for entry in os.scandir(directory)):
+                relative = f"{place}/{shard}/{name}"
+                if relative > after and _RELATIVE.match(relative):
+                    yield relative
 
     def _require_sound(self) -> None:
         if self._fault:

@@ -335,6 +335,7 @@ def _quarantine() -> None:
         one_of("quarantine", "state", HELD_STATES),
     )
     index("ix_quarantine_state", "quarantine", "state", "received_at")
+    index("ix_quarantine_path", "quarantine", "path")
 
 
 def _house() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks.measuring import Row, configuration, daemon, free_port, say, triage
@@ -24,6 +25,7 @@ def measure() -> Iterator[Row]:
         port = free_port()
         config = configuration(folder, port, demonstration=True)
         with daemon(config, port):
+            _wait_for_the_model(config)
             for seed in range(STUDIES):
                 _send(folder / f"{seed}.dcm", seed, port)
                 time.sleep(EVERY_S)
@@ -32,9 +34,17 @@ def measure() -> Iterator[Row]:
         yield Row(what=f"arrival-to-flag, {figure[:-2]}", values=(latency[figure],), unit="s")
 
 
+def _wait_for_the_model(config: Path) -> None:
+    ends_at = time.monotonic() + PATIENCE_S
+    while triage(config, "status").returncode and time.monotonic() < ends_at:
+        time.sleep(0.5)
+
+
 def _send(path: Path, seed: int, port: int) -> None:
     phantom = phantoms.generate(seed)
-    path.write_bytes(to_bytes(make_dx(phantom.pixels, bits_stored=phantom.bits_stored)))
+    today = datetime.now(UTC).strftime("%Y%m%d")  # an old study would be left off the list
+    ds = make_dx(phantom.pixels, bits_stored=phantom.bits_stored, StudyDate=today)
+    path.write_bytes(to_bytes(ds))
     command = ["dcmsend", "-aec", "TRIAGE", "127.0.0.1", str(port), str(path)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 

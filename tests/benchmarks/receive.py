@@ -4,8 +4,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tests.benchmarks.measuring import Row, configuration, daemon, free_port, li
 from tests.dicom_files import make_ct_series, make_dx, to_bytes
 
 RUNS = 3
+Serve = Callable[[Path, int], AbstractContextManager[None]]
 CT_IMAGES = 200  # 512 x 512 x 2 bytes = 0.5 MB
 DX_IMAGES = 20  # 2560 x 2048 x 2 bytes = 10 MB
 
@@ -25,20 +26,20 @@ def measure() -> Iterator[Row]:
         return
     for kind, count in (("CT", CT_IMAGES), ("DX", DX_IMAGES)):
         for senders in (1, 4):
-            for peer, serve in (("triage", _triage), ("storescp --fork", _storescp)):
-                label = f"receive {kind}, {senders} association(s), {peer}"
-                say(label)
-                values = tuple(_rate(kind, count, senders, serve) for _ in range(RUNS))
-                yield Row(what=label, values=values, unit="objects/s")
+            with tempfile.TemporaryDirectory() as sent:
+                shares = _objects(kind, count, senders, Path(sent))
+                for peer, serve in (("triage", _triage), ("storescp --fork", _storescp)):
+                    label = f"receive {kind}, {senders} association(s), {peer}"
+                    say(label)
+                    values = tuple(_rate(shares, count, serve) for _ in range(RUNS))
+                    yield Row(what=label, values=values, unit="objects/s")
 
 
-def _rate(kind: str, count: int, senders: int, serve: Callable[..., object]) -> float:
-    """One run on new objects in a new folder, each sender with its share."""
+def _rate(shares: Sequence[Path], count: int, serve: Serve) -> float:
+    """One run into an empty store, each sender with its share."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shares = _objects(kind, count, senders, folder)
         port = free_port()
-        with serve(folder, port):  # type: ignore[attr-defined]
+        with serve(Path(name), port):
             started = time.monotonic()
             running = [
                 subprocess.Popen(

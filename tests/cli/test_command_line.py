@@ -78,6 +78,19 @@ def test_a_file_that_cannot_be_read_is_one_sentence_with_the_next_step(
     assert len(said.err.splitlines()) == 1
 
 
+def test_a_path_that_the_system_refuses_is_one_sentence_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way", "utf-8")
+    config = tmp_path / "triage.toml"
+    config.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/file/a.sqlite"\n', "utf-8")
+    assert main(["--config", str(config), "migrate"]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert "[database] url" in said
+    assert len(said.splitlines()) == 1
+
+
 def test_the_configuration_may_stand_on_either_side_of_the_verb(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +104,7 @@ def test_status_cannot_tell_without_a_readable_configuration(tmp_path: Path) -> 
     done = run("--config", str(tmp_path / "none.toml"), "status", "--json")
     assert done.returncode == 3
     assert done.stdout == ""
+    assert "). Name a readable file" in done.stderr
 
 
 def test_status_imports_no_model_library_and_no_orm_layer(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_aside(site: Site, data: bytes = NO_DICOM) -> int:
     """Put bytes into quarantine as the intake does, and return their number."""
     store = open_store(site.config.store.path, minimum_free_mib=0)
-    path, _ = store.quarantine([data], digest=hashlib.sha256(data).hexdigest())
+    staged = store.stage_aside([data], digest=hashlib.sha256(data).hexdigest())
+    store.commit([staged])
     store.close()
     database = open_database(site.config.database.url)
     with database.write() as connection:
@@ -36,7 +37,7 @@ def keep_aside(site: Site, data: bytes = NO_DICOM) -> int:
             sender_ae_title="",
             sop_instance_uid="",
             sop_class_uid="",
-            path=path,
+            path=staged.path,
             original_path="/in/\x1b[2Jodd.dcm",
             size_bytes=len(data),
             reason_code="unparsable",
@@ -108,6 +109,7 @@ def test_what_is_refused_again_stays_in_quarantine(
     done = site.run("quarantine", "release", str(number))
     assert done.returncode == 1
     assert "refused again" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert number in {entry["id"] for entry in held(capsys)}
 
 

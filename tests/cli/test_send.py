@@ -24,6 +24,7 @@ from triage.errors import TransientError
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless)
 REFUSED_PATIENT = "REFUSE"
+ABORTED_PATIENT = "ABORT"
 
 
 @dataclass
@@ -33,9 +34,13 @@ class Peer:
     port: int = 0
     received: dict[str, bytes] = field(default_factory=dict)
     priorities: list[int] = field(default_factory=list)
+    aborts: int = 0  # so many objects are still to be answered by the end of their association
 
     def store(self, event: Any) -> Dataset | int:
         self.priorities.append(event.request.Priority)
+        if event.dataset.PatientID == ABORTED_PATIENT and self.aborts:
+            self.aborts -= 1
+            event.assoc.abort()
         if event.dataset.PatientID == REFUSED_PATIENT:
             status = Dataset()
             status.Status, status.ErrorComment = 0xA700, "no space"
@@ -107,6 +112,18 @@ def test_folders_are_searched_to_the_bottom(peer: Peer, tmp_path: Path) -> None:
     uids = {write(tmp_path / "x" / "y" / "a.dcm"), write(tmp_path / "b.dcm")}
     list(send(files_below([tmp_path]), destination(peer)))
     assert set(peer.received) == uids
+
+
+@pytest.mark.parametrize(("aborts", "statuses"), [(2, [0, 0, 0]), (3, [0, None, 0])])
+def test_an_object_without_an_answer_is_sent_again_three_times_in_all(
+    peer: Peer, tmp_path: Path, aborts: int, statuses: list[int | None]
+) -> None:
+    peer.aborts = aborts
+    write(tmp_path / "a.dcm")
+    write(tmp_path / "b.dcm", patient_id=ABORTED_PATIENT)
+    write(tmp_path / "c.dcm")
+    sent = list(send(files_below([tmp_path]), destination(peer)))
+    assert [each.status for each in sent] == statuses
 
 
 def test_the_priority_travels_with_each_object(peer: Peer, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from tests.cli.site import Site
 from triage.cli import status
 from triage.cli.command_line import main
 from triage.cli.table import Screen
+from triage.database.connection import open_database
+from triage.database.intake_log import record_quarantined
+from triage.records import Source
 
 NARROW, WIDE = Screen(columns=80), Screen(columns=160)
 TOP_LEVEL = [
@@ -71,6 +74,65 @@ def test_every_section_of_the_document_is_shown() -> None:
         assert said in text, said
 
 
+@pytest.mark.parametrize("on", [NARROW, WIDE])
+def test_dead_letters_and_quarantine_are_listed_with_reason_and_next_step(on: Screen) -> None:
+    letter = {
+        "study_instance_uid": "1.2.3",
+        "kind": "analyse",
+        "finished_at": "2026-01-02T03:04:05Z",
+        "reason": "pixels end early",
+        "next_step": "Resend it.",
+    }
+    held = {
+        "id": 7,
+        "received_at": "2026-01-02T03:04:05Z",
+        "source": "folder",
+        "sender_ae_title": "",
+        "reason": "cut short",
+        "next_step": "Release it.",
+    }
+    text = status.as_text(
+        document(
+            queue={"dead": 12, "dead_letters": [letter]},
+            receive={"quarantine_held": 1, "quarantine": [held]},
+        ),
+        on,
+    )
+    assert "failed for good, the newest 1 of 12" in text
+    assert "in quarantine\n" in text
+    for said in ("1.2.3", "pixels end early", "next: Resend it.", "cut short", "next: Release it."):
+        assert said in text, said
+    assert max(map(len, text.splitlines())) <= on.columns
+
+
+def test_the_status_of_a_real_site_lists_the_quarantine_without_file_names(site: Site) -> None:
+    database = open_database(site.config.database.url)
+    with database.write() as connection:
+        for number in range(12):
+            record_quarantined(
+                connection,
+                source=Source.FOLDER,
+                sender_ae_title="",
+                sop_instance_uid="1.2",
+                sop_class_uid="",
+                path=None,
+                original_path=f"/in/SECRET^NAME_{number}.dcm",
+                size_bytes=7,
+                reason_code="unparsable",
+                reason="the data set ends early",
+                now=database.now(connection),
+            )
+    database.dispose()
+    done = site.run("status", "--json")
+    receive = json.loads(done.stdout)["receive"]
+    assert receive["quarantine_held"] == 12
+    assert len(receive["quarantine"]) == 10
+    assert receive["quarantine"][0]["reason"] == "the data set ends early"
+    assert "triage quarantine release" in receive["quarantine"][0]["next_step"]
+    assert "SECRET" not in done.stdout
+    assert "the newest 10 of 12" in site.run("status").stdout
+
+
 @pytest.mark.parametrize("columns", [80, 160])
 def test_no_line_is_wider_than_the_screen(columns: int) -> None:
     text = status.as_text(document(), Screen(columns=columns))
@@ -89,7 +151,8 @@ def test_a_database_that_is_away_leaves_the_state_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "triage.toml"
-    config.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/none/none.sqlite"\n', "utf-8")
+    (tmp_path / "odd.sqlite").write_bytes(b"no database at all" * 100)
+    config.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/odd.sqlite"\n', "utf-8")
     assert main(["--config", str(config), "status"]) == 3
     assert "next:" in capsys.readouterr().out
 

@@ -1,8 +1,11 @@
 """The worklist shows what was seen, and never lets "not looked" read as "nothing there"."""
 
+import json
+
 import pytest
 
 from tests.cli.entries import entry, finding
+from tests.cli.site import Site, arrive
 from triage.cli import worklist
 from triage.cli.table import Screen
 
@@ -85,3 +88,21 @@ def test_studies_stand_in_the_order_given() -> None:
 
 def test_an_empty_list_is_said_in_words() -> None:
     assert worklist.as_text([], NARROW) == "No open studies."
+
+
+def test_a_list_that_was_cut_says_that_it_goes_on(site: Site) -> None:
+    for accession_number in ("ACC1", "ACC2"):
+        arrive(site, accession_number=accession_number)
+    cut, whole = (site.run("worklist", "--limit", number).stdout for number in "12")
+    assert ("ACC1" in cut, "ACC2" in cut) == (True, False)
+    assert "Only the first 1 are shown" in cut
+    assert "Only the first" not in whole
+    assert len(json.loads(site.run("worklist", "--json", "--limit", "1").stdout)["studies"]) == 1
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_that_would_hide_every_study_is_a_usage_error(site: Site, limit: str) -> None:
+    arrive(site)
+    done = site.run("worklist", "--limit", limit)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "at least 1" in done.stderr

@@ -13,7 +13,7 @@ from tests.builders import (
     new_uid,
 )
 from tests.database.conftest import NINE, Room, analysed
-from triage.database import results
+from triage.database import results, worklist
 from triage.database.arrivals import record_arrival
 from triage.database.contests import resolve_contest
 from triage.database.retention import expire_study
@@ -220,6 +220,15 @@ def test_other_pixels_are_a_conflict_an_alarm_and_an_unfinished_study(room: Room
     assert "NAME" not in alarm.message + alarm.subject
 
 
+def test_acknowledging_a_conflict_takes_it_off_the_list_and_closes_its_alarm(room: Room) -> None:
+    contest(room)
+    compare(room, ObjectState.CONFLICT)
+    room.acknowledge(1)
+    assert room.reading_order() == []
+    assert (room.study(1).state, room.study(1).analysis) == ("acknowledged", "failed")
+    assert room.rows(Alarm, Alarm.cleared_at.is_(None)) == []
+
+
 def test_a_comparison_is_decided_once(room: Room) -> None:
     _, newcomer = contest(room)
     compare(room, ObjectState.REVISION)
@@ -291,6 +300,26 @@ def test_one_study_uid_under_two_patients_is_held_apart_with_an_alarm(room: Room
     assert room.study(second.study_id).number_of_study_related_instances == 2
 
 
+def test_two_patients_are_told_on_the_worklist_of_both_until_both_were_acknowledged(
+    room: Room,
+) -> None:
+    study = new_uid()
+    outcomes = []
+    for patient in ("P1", "P2"):
+        header = make_header(study_instance_uid=study, patient_id=patient)
+        outcomes.append(room.arrive(make_arrival(header)))
+        for job in room.claim():
+            room.commit(job)
+    with room.db.write() as connection:
+        worklist.refresh_due(connection, policies=room.policies, now=room.clock())
+    for outcome in outcomes:
+        assert worklist.TWO_PATIENTS in room.study(outcome.study_id).priority_reason
+    room.acknowledge(outcomes[0].study_id)
+    assert len(room.rows(Alarm, Alarm.cleared_at.is_(None))) == 1
+    room.acknowledge(outcomes[1].study_id)
+    assert room.rows(Alarm, Alarm.cleared_at.is_(None)) == []
+
+
 def test_a_blank_patient_id_joins_the_study_and_is_filled_in_later(room: Room) -> None:
     study = new_uid()
     blank = room.arrive(make_arrival(make_header(study_instance_uid=study, patient_id="")))
@@ -334,6 +363,16 @@ def test_an_old_study_is_held_off_the_list_and_looked_at_last(room: Room) -> Non
     assert room.study(old.study_id).sort_key is None
     assert room.reading_order() == [room.study(new.study_id).study_instance_uid]
     assert [job.study_id for job in room.claim()] == [new.study_id, old.study_id]
+
+
+def test_an_image_with_an_older_date_takes_no_study_off_the_list(room: Room) -> None:
+    room.policies = make_policies(eligibility=EligibilityPolicy(maximum_study_age_h=24))
+    header = make_header(study_date="20260102", study_time="080000")
+    outcome = room.arrive(make_arrival(header))
+    later = replace(header, sop_instance_uid=new_uid(), study_date="20200101")
+    room.arrive(make_arrival(later))
+    assert not room.study(outcome.study_id).too_old
+    assert room.reading_order() == [header.study_instance_uid]
 
 
 def test_orders_decide_the_first_rank_and_a_later_image_may_raise_it(room: Room) -> None:

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 from tests.builders import make_arrival, make_ct_header, make_header, make_policies, new_uid
 from tests.database.conftest import Room, analysed
 from triage.database import queue
 from triage.database.connection import Database
-from triage.database.tables import ResultRow
+from triage.database.tables import ResultRow, Study
 from triage.database.tables_house import Event, JobEvent, JobRow
 from triage.errors import DecodeCrashed, DecodeError, StaleLease
 from triage.records import Analysis, Job, JobKind, JobState, ObjectState, Rank, Subject
@@ -290,6 +291,18 @@ def test_all_dead_letters_can_be_tried_again(room: Room) -> None:
         values = {"by": "admin", "policies": room.policies, "now": room.clock()}
         assert queue.requeue_dead(connection, **values) == 2
     assert len(room.claim()) == 2
+
+
+def test_a_dead_letter_of_expired_images_is_left_alone(room: Room) -> None:
+    job = one_job(room)
+    fail(room, job, DecodeError("broken"))
+    with room.db.write() as connection:
+        connection.execute(
+            update(Study).where(Study.id == job.study_id).values(images_expired_at=room.clock())
+        )
+        values = {"by": "admin", "policies": room.policies, "now": room.clock()}
+        assert queue.requeue_dead(connection, **values) == 0
+    assert room.claim() == []
 
 
 # --- traces

@@ -280,6 +280,7 @@ def test_quarantine_lists_what_is_held_and_with_all_what_was(
     assert [entry["id"] for entry in reading.quarantine_list(reader)] == [early, late]
     everything = reading.quarantine_list(reader, all=True)
     assert [entry["id"] for entry in everything] == [early, settled, late]
+    assert [entry["id"] for entry in reading.quarantine_list(reader, newest=1)] == [late]
     assert everything[1]["state_by"] == "admin"
     assert everything[0]["received_at"] == "2026-01-02T12:00:01.000000Z"
 
@@ -296,6 +297,7 @@ def test_a_dead_letter_names_its_study_its_reason_and_the_next_step(
     assert (newer["study_instance_uid"], newer["reason"]) == ("1.1", "hung")
     assert newer["next_step"]
     assert older["next_step"] == KnownAnswerError.hint
+    assert reading.dead_letters(reader, newest=1) == [newer]
 
 
 # --- with the write side

@@ -23,7 +23,7 @@ def reader(database_url: str) -> Iterator[reading.Reader]:
 
 def test_a_missing_file_is_said_with_the_next_step_and_not_created(tmp_path: Path) -> None:
     path = tmp_path / "none.sqlite"
-    with pytest.raises(DatabaseUnavailable) as caught:
+    with pytest.raises(RevisionError) as caught:
         reading.open_reader(f"sqlite:///{path}")
     assert "triage migrate" in caught.value.hint
     assert not path.exists()

@@ -14,7 +14,7 @@ from tests.dicom_files import make_dx, to_bytes
 from tests.flows.program import Program, until
 from triage.pocket.phantoms import generate
 
-SECRETS = ("SECRETNAME", "SECRETID", "SECRETACCESSION", "19010203", "SECRETDESCRIPTION")
+SECRETS = ("SECRETNAME", "SECRETID", "SECRETACCESSIO", "19010203", "SECRETDESCRIPTION")
 
 
 def chest(seed: int, finding: str) -> Dataset:
@@ -72,6 +72,25 @@ def test_images_come_in_by_both_doors_and_the_worklist_tells_of_them(
     assert program.stop() == 0
     assert program.call("status").returncode == 2
     log = program.log.read_text()
+    assert not [secret for secret in SECRETS if secret in log]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_text_where_a_uid_should_be_is_refused_and_reaches_no_log(
+    program: Program, tmp_path: Path
+) -> None:
+    ill_formed = chest(3, "normal")
+    ill_formed.SOPInstanceUID = ill_formed.file_meta.MediaStorageSOPInstanceUID = "SECRETNAME"
+    (tmp_path / "ill.dcm").write_bytes(to_bytes(ill_formed))
+    port = program.start().port()
+    done = program.call("send", "--to", f"127.0.0.1:{port}", str(tmp_path / "ill.dcm"))
+    assert "0xC001" in done.stdout
+    assert [each["reason_code"] for each in program.status()["receive"]["quarantine"]] == [
+        "identifiers_invalid"
+    ]
+    assert program.stop() == 0
+    log = program.log.read_text()
+    assert "object_quarantined" in log
     assert not [secret for secret in SECRETS if secret in log]
 
 

@@ -1,5 +1,7 @@
 """Calibrated findings, and silence where an image does not belong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,3 +116,11 @@ def test_more_evidence_never_lowers_a_probability(start: list[float], more: floa
     raised = [start[0] + more, start[1]]
     low, high = probabilities(head, np.array([start, raised]))[:, 0]
     assert high >= low
+
+
+def test_an_embedding_whose_distance_overflows_is_a_failure(fitted: Bundle) -> None:
+    huge = np.full((1, WIDTH), np.finfo(np.float32).max, np.float32)
+    assert fitted.bank is not None
+    narrow = replace(fitted.bank, scale=np.full_like(fitted.bank.scale, 1e-3))
+    with pytest.raises(InferenceError, match="too large"):
+        classify_subject(replace(fitted, bank=narrow), huge)

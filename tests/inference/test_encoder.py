@@ -114,6 +114,21 @@ def test_a_missing_weight_is_refused(medgemma_directory: Path, tmp_path: Path) -
         open_encoder(tmp_path, architecture=GEMMA, size_px=56, device="cpu")
 
 
+def test_a_weight_that_only_the_words_need_is_refused_too(
+    medgemma_directory: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(medgemma_directory, tmp_path, dirs_exist_ok=True)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    lost = next(key for key in index["weight_map"] if "language_model" in key and "mlp" in key)
+    for shard in set(index["weight_map"].values()):
+        kept = {k: v for k, v in load_file(tmp_path / shard).items() if k != lost}
+        save_file(kept, tmp_path / shard)
+    del index["weight_map"][lost]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BundleError, match="lack"):
+        open_encoder(tmp_path, architecture=GEMMA, size_px=56, device="cpu", captions=True)
+
+
 def test_an_index_that_leaves_its_directory_is_refused(
     medgemma_directory: Path, tmp_path: Path
 ) -> None:

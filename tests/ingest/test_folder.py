@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.dicom_files import make_dx, to_bytes
+from tests.dicom_files import make_dx, make_sr, to_bytes, write
 from triage.config import FoldersConfig
 from triage.database.connection import Database, open_database
 from triage.ingest.folder import FolderWatcher
@@ -268,6 +268,25 @@ def test_a_file_above_the_limit_is_recorded_without_being_read(
     assert rows(database, "SELECT state FROM object_events") == [("refused",)]
 
 
+def test_a_file_that_fails_by_our_own_fault_leaves_a_trace_and_stops_no_other(
+    watch: Callable[..., FolderWatcher], database: Database, folder: Path, clock: Clock
+) -> None:
+    with database.write() as connection:
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON instances"
+                " WHEN new.sop_class_uid LIKE '%88%'"
+                " BEGIN SELECT RAISE(ABORT, 'a rule is broken'); END"
+            )
+        )
+    write(make_sr(), folder / "a.dcm")
+    write(make_dx(), folder / "b.dcm")
+    assert settle(watch(), clock) == 2
+    assert held(database) == 1
+    told = rows(database, "SELECT state, source FROM object_events ORDER BY state")
+    assert told == [("refused", "folder"), ("stored", "folder")]
+
+
 def test_a_folder_that_vanishes_is_an_alarm_until_it_is_back(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:
@@ -323,6 +342,8 @@ def eventually(condition: Callable[[], bool], *, within_s: float = 30) -> bool:
 
 
 @pytest.mark.usefixtures("running")
+# watchdog's thread warns, and goes on, where a new directory is walked and told of at once.
+@pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 def test_new_renamed_and_deeply_nested_files_are_taken_in_without_a_rescan(
     database: Database, folder: Path, tmp_path: Path
 ) -> None:

@@ -255,9 +255,11 @@ def test_without_a_database_nothing_is_acknowledged_and_nothing_half_done_is_lef
             door.accept(b"no DICOM", source=Source.FOLDER)
         assert door.fault
         assert files(store, "incoming") == []
-        assert files(store, "quarantine") == []
     assert door.accept(data, source=Source.FOLDER).state is ObjectState.STORED
     assert door.fault == ""
+    with pytest.raises(ObjectUnparsable):  # its file lies there, its row does not: it is listed now
+        door.accept(b"no DICOM", source=Source.FOLDER)
+    assert rows(database, "SELECT state FROM quarantine") == [("held",)]
     door.stop()
 
 

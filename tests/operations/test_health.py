@@ -224,9 +224,17 @@ def config_at(path: Path, url: str) -> Config:
 
 
 def test_a_database_that_is_away_leaves_the_state_unknown(tmp_path: Path) -> None:
-    health = gather(config_at(tmp_path, f"sqlite:///{tmp_path}/none.sqlite"))
+    (tmp_path / "odd.sqlite").write_bytes(b"no database at all" * 100)
+    health = gather(config_at(tmp_path, f"sqlite:///{tmp_path}/odd.sqlite"))
     assert codes(health) == ["database_unreachable"]
     assert health.exit_code == EXIT_CANNOT_TELL
+
+
+def test_a_database_that_was_never_made_names_the_migration(tmp_path: Path) -> None:
+    health = gather(config_at(tmp_path, f"sqlite:///{tmp_path}/none.sqlite"))
+    assert codes(health) == ["database_revision"]
+    assert "triage migrate" in health.causes[0].next_step
+    assert health.exit_code == 2
 
 
 def test_with_the_daemon_down_the_roles_are_missed(database_url: str, tmp_path: Path) -> None:

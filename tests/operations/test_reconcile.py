@@ -10,7 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.dicom_files import make_dx, to_bytes
-from triage.database.connection import Database
+from triage.database.connection import Database, open_database
+from triage.database.intake_log import settle_quarantined
+from triage.database.retention import expire_study
+from triage.database.worklist import acknowledge
 from triage.ingest.intake import Intake
 from triage.ingest.part10 import digest_of, split
 from triage.operations.reconcile import NOTE, Reconciliation, reconcile
@@ -111,3 +114,78 @@ def test_a_round_that_was_stopped_goes_on_and_comes_back_to_the_beginning(
     assert not (store.root / NOTE).exists()
     order = [path for (path,) in rows(database, "SELECT path FROM instances ORDER BY id")]
     assert order == [*paths[4:], *paths[:4]]
+
+
+def quarantine_rows(database: Database) -> list[tuple[Any, ...]]:
+    return rows(database, "SELECT path, state, source FROM quarantine ORDER BY id")
+
+
+def aside(store: Store, data: bytes) -> str:
+    """Leave a file as a crash between the quarantine and its row does."""
+    staged = store.stage_aside([data], digest=hashlib.sha256(data).hexdigest())
+    store.commit([staged])
+    return staged.path
+
+
+def test_a_quarantined_file_without_a_row_is_listed_once(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    path = aside(store, b"no DICOM")
+    for _ in range(2):
+        run(database, store, intake)
+        assert quarantine_rows(database) == [(path, "held", "reconcile")]
+    assert store.resolve(path).read_bytes() == b"no DICOM"
+
+
+def test_a_file_that_was_discarded_from_quarantine_is_deleted_at_last(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    path = aside(store, b"no DICOM")
+    run(database, store, intake)
+    with database.write() as connection:
+        [(number,)] = connection.execute(text("SELECT id FROM quarantine"))
+        settle_quarantined(
+            connection, number, state="discarded", by="op", now=database.now(connection)
+        )
+    assert run(database, store, intake).leftovers == 1
+    assert not store.resolve(path).exists()
+    assert quarantine_rows(database) == [(path, "discarded", "reconcile")]
+
+
+def test_files_of_expired_images_are_deleted_neither_taken_in_nor_missed(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    outcome = intake.accept(to_bytes(make_dx()), source=Source.FOLDER)
+    kept = intake.accept(to_bytes(make_dx()), source=Source.FOLDER)
+    for each in (outcome, kept):
+        with database.write() as connection:
+            now = database.now(connection)
+            acknowledge(connection, each.study_id, by="reader", policies=Policies(), now=now)
+    with database.write() as connection:  # and here the daemon dies, before the files go
+        [left] = expire_study(connection, outcome.study_id, now=database.now(connection))
+    found = run(database, store, intake)
+    assert (found.taken_in, found.missing, found.leftovers) == (0, 0, 1)
+    assert not store.resolve(left).exists()
+    assert len(list(store.object_paths())) == 1
+    assert rows(database, "SELECT code FROM alarms") == []
+
+
+def test_a_file_that_the_database_refuses_is_an_alarm_and_ends_nothing(
+    sqlite_url: str, store: Store
+) -> None:
+    database = open_database(sqlite_url)
+    door = Intake(database, store, policies=Policies())
+    door.start()
+    path = orphan(store, to_bytes(make_dx()))
+    with database.write() as connection:
+        connection.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON instances"
+                " BEGIN SELECT RAISE(ABORT, 'a rule is broken'); END"
+            )
+        )
+    assert run(database, store, door).taken_in == 0
+    assert rows(database, "SELECT code FROM alarms") == [("objects_unreadable",)]
+    assert store.resolve(path).exists()
+    door.stop()
+    database.dispose()

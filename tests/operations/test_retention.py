@@ -1,5 +1,6 @@
 """Old images leave the disk once they were read; their rows stay, and unread flags keep theirs."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from triage.database.connection import Database, open_database
 from triage.database.tables import Study
 from triage.ingest.header import HeaderLimits
 from triage.ingest.intake import Intake
-from triage.operations.retention import expire_due
+from triage.operations.retention import TURN_S, expire_due
 from triage.records import Source
 from triage.store import Store, open_store
 
@@ -76,6 +77,16 @@ def test_a_study_that_nobody_read_keeps_its_images(site: Site) -> None:
     site.clock.turn(400 * DAY_S)
     assert expire_due(site.db, site.store, retention_days=30) == 0
     assert (site.files(), site.promised()) == (1, 1)
+
+
+def test_many_deletions_leave_the_other_sweeps_their_turn(site: Site) -> None:
+    for _ in range(3):
+        site.acknowledge(site.receive())
+    site.clock.turn(31 * DAY_S)
+    slow = itertools.count(step=TURN_S / 2)  # each look at the clock is half a turn later
+    assert expire_due(site.db, site.store, retention_days=30, monotonic=lambda: next(slow)) == 1
+    assert (site.files(), site.promised()) == (2, 2)
+    assert expire_due(site.db, site.store, retention_days=30) == 2
 
 
 def test_images_that_are_sent_again_are_held_again(site: Site) -> None:

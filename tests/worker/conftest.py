@@ -13,7 +13,7 @@ from triage.ingest.intake import Intake
 from triage.store import open_store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pool() -> Iterator[DecodePool]:
     with DecodePool(1, timeout_s=60) as opened:
         yield opened

@@ -1,19 +1,62 @@
 """The worker on real databases, real files and real decoding, with toy models."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import uid
+from pydicom.encaps import encapsulate
+from sqlalchemy import Connection
 
-from tests.dicom_files import make_ct_series, make_dx
+from tests.dicom_files import make_ct_series, make_dx, make_image
 from tests.worker.house import House, drain, look_only, names, radiograph
 from tests.worker.toys import Toy, poisoned_by
 from triage.database import arrivals
-from triage.errors import DeviceFault, DeviceOutOfMemory, InferenceError, KnownAnswerError
-from triage.records import Mode, Rank
+from triage.database.connection import Database
+from triage.errors import (
+    DatabaseUnavailable,
+    DeviceFault,
+    DeviceOutOfMemory,
+    InferenceError,
+    KnownAnswerError,
+)
+from triage.records import Mode, Rank, ViewSpec
 from triage.rules.eligibility import IntendedUse
-from triage.worker.models import Encoded, View
+from triage.worker.models import Encoded, Judgement, View
+
+
+class FailingLine:
+    """A database whose reads fail while the line is cut; writes are left alone."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.cut = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        if self.cut:
+            raise DatabaseUnavailable("the line is cut")
+        return self._db.read()
+
+
+class CountingWrites:
+    """A database that counts the write transactions asked of it."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def write(self) -> AbstractContextManager[Connection]:
+        self.count += 1
+        return self._db.write()
 
 
 def test_the_flag_comes_before_the_words_and_the_words_change_nothing(house: House) -> None:
@@ -47,6 +90,35 @@ def test_the_words_are_written_by_a_worker_that_never_saw_the_image(house: House
     assert house.study(outcome)["caption"] == "Bright lung."
     assert toy.described[0].features is None
     assert abs(float(toy.described[0].view.mean()) - 0.9) < 0.01
+
+
+@pytest.mark.parametrize("other", ["shadow", "gated"])
+def test_a_model_that_did_not_judge_the_image_never_describes_it(house: House, other: str) -> None:
+    first, second = Toy(name="first"), Toy(name="second")
+    stranger = Judgement(findings=(), distance=9.0, in_distribution=False)
+    ahead = (
+        first.loaded(mode=Mode.SHADOW)
+        if other == "shadow"
+        else first.loaded(classify=lambda vectors: stranger)
+    )
+    outcome = house.receive(radiograph(0.9))
+    look_only(house.worker(ahead, second.loaded()))
+    drain(house.worker(ahead, second.loaded(), owner="two"))  # remembers nothing of it
+    assert house.study(outcome)["caption"] == "Bright lung."
+    assert (len(first.described), len(second.described)) == (0, 1)
+
+
+def test_a_shadow_rendering_that_does_not_fit_takes_no_look_away(house: House) -> None:
+    volume = ViewSpec(rendering="mr-volume", size_px=16)
+    shadow = Toy(name="shadow").loaded(mode=Mode.SHADOW, view_spec=volume)
+    noise = np.random.default_rng(0).integers(200, 255, (64, 64, 3), np.uint8)
+    outcome = house.receive(make_image(noise, photometric="RGB", Modality="DX"))
+    drain(house.worker(shadow, Toy().loaded()))
+    assert house.study(outcome)["analysis"] == "analysed"
+    assert house.study(outcome)["priority"] == "HIGH"
+    told = {row["bundle_name"]: row["reason"] for row in house.results(outcome)}
+    assert "grey" in told["shadow"]
+    assert told["toy"] == ""
 
 
 @pytest.mark.parametrize(
@@ -220,6 +292,29 @@ def test_a_blank_image_gets_a_reason_and_no_score(house: House) -> None:
     assert toy.encoded == []
 
 
+def test_a_video_is_held_and_gets_a_reason_and_no_score(house: House) -> None:
+    ds = radiograph(0.9)
+    ds.file_meta.TransferSyntaxUID = uid.MPEG4HP41
+    ds.PixelData = encapsulate([b"no one here reads this"])
+    ds["PixelData"].is_undefined_length = True
+    outcome = house.receive(ds)
+    drain(house.worker(Toy().loaded()))
+    assert house.object_state(outcome) == "stored"
+    assert house.study(outcome)["analysis"] == "not_eligible"
+    assert "no decoder" in house.study(outcome)["analysis_reason"]
+    assert names(house.jobs(outcome), "state") == ["done"]
+
+
+def test_words_that_no_model_writes_any_more_keep_no_worker_busy(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    look_only(house.worker(Toy().loaded()))
+    writes = CountingWrites(house.db)
+    silent = replace(house, db=writes).worker(Toy().loaded(describe=None), owner="two")
+    assert not any(silent.turn() for _ in range(20))
+    assert writes.count < 10  # it tries a claim at its start, then once in a second
+    assert names(house.jobs(outcome), "state") == ["done", "queued"]
+
+
 def test_an_image_that_cannot_be_decoded_is_a_failure_with_its_reason(house: House) -> None:
     ds = radiograph(0.9)
     ds.PixelData = ds.PixelData[:-100]
@@ -286,6 +381,20 @@ def test_a_broken_device_ends_the_loop_and_costs_no_image(house: House) -> None:
     drain(house.worker(toy.loaded(), owner="two"))
     assert toy.encoded == [1, 1]  # what failed before is looked at alone
     assert [house.study(each)["analysis"] for each in outcomes] == ["analysed"] * 2
+
+
+def test_an_image_is_looked_at_after_the_database_was_away_in_between(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    line = FailingLine(house.db)
+    worker = replace(house, db=line).worker(Toy().loaded())
+    worker.claim()
+    line.cut = True
+    with pytest.raises(DatabaseUnavailable):
+        worker.turn()
+    line.cut = False
+    drain(worker)
+    assert house.study(outcome)["analysis"] == "analysed"
+    assert names(house.jobs(outcome), "attempts")[0] == 1
 
 
 def test_a_stopped_worker_gives_back_what_it_has_not_begun(house: House) -> None:

@@ -1,6 +1,7 @@
 """Every bundle looks at what it is meant for; each that does not look says why."""
 
 import pytest
+from pydicom.uid import MPEG4HP41
 
 from tests.builders import make_ct_header, make_header
 from tests.worker.toys import SPEC, Toy
@@ -97,3 +98,20 @@ def test_one_rendering_serves_all_bundles_that_want_it() -> None:
     other = ViewSpec(rendering="dicom", size_px=32)
     models = (Toy().loaded(), Toy(name="b").loaded(), Toy(name="c").loaded(view_spec=other))
     assert plan_look(contents(make_header()), models, POLICY).specs == (SPEC, other)
+
+
+def test_a_video_is_not_eligible_and_is_never_opened() -> None:
+    video = make_header(transfer_syntax_uid=MPEG4HP41)
+    plan = plan_look(contents(video), (Toy().loaded(),), POLICY)
+    assert (plan.looking, plan.instances) == ((), ())
+    (answer,) = plan.answers
+    assert answer.analysis is Analysis.NOT_ELIGIBLE
+    assert "no decoder" in answer.reason
+
+
+def test_a_series_with_one_image_that_cannot_be_decoded_is_not_looked_at_in_part() -> None:
+    odd = make_ct_header(transfer_syntax_uid=MPEG4HP41)
+    model = Toy().loaded(intended_use=IntendedUse(modalities=("CT",)))
+    plan = plan_look(contents(make_ct_header(), odd), (model,), POLICY)
+    assert plan.looking == ()
+    assert ["no decoder" in each.reason for each in plan.answers] == [True]

@@ -32,7 +32,10 @@ def test_a_bundle_that_is_missing_is_told_and_answers_with_its_error(tmp_path: P
     assert isinstance(answer, BundleError)
     roster = Roster([model])
     assert not roster.may_claim
-    assert "none" in roster.detail()[0]["reason"]
+    (told,) = roster.detail()
+    assert "none" in told["reason"]
+    assert str(tmp_path / "none") in told["hint"]
+    assert "restart" in told["hint"]
 
 
 def test_there_is_one_worker_per_device_of_the_longest_list() -> None:

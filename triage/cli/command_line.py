@@ -22,8 +22,8 @@ from triage.cli import (
     status,
     worklist,
 )
-from triage.cli.verbs import FAILED, USAGE, UsageError
-from triage.errors import TriageError
+from triage.cli.verbs import FAILED, USAGE, UsageError, say
+from triage.errors import TransientError, TriageError
 
 DESCRIPTION = "DICOM triage daemon: receives studies, looks at them, orders the reading worklist."
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -63,24 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.verb(parsed)
         sys.stdout.flush()
     except UsageError as error:
-        return _say(error, USAGE)
+        return say(error, USAGE)
     except TriageError as error:
-        return _say(error, FAILED)
+        return say(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has gone (`triage worklist | head`); the final flush must not complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CUT_OFF
+    except OSError as error:
+        return say(_of_the_system(error), FAILED)
     return code
 
 
-def _say(error: TriageError, code: int) -> int:
-    sentence = str(error).strip()
-    if sentence and sentence[-1] not in ".!?":
-        sentence += "."
-    print(f"triage: {sentence} {error.hint}", file=sys.stderr)
-    return code
+def _of_the_system(error: OSError) -> TriageError:
+    reason = error.strerror or type(error).__name__
+    return TransientError(
+        f"{error.filename}: {reason}" if error.filename else reason,
+        hint="Check that this user may use it and that its disk is mounted and has space;"
+        " [database] url, [store] path and [folders] watch of triage.toml say where data lies.",
+    )
 
 
 def _survive_narrow_encodings() -> None:

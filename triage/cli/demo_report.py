@@ -4,6 +4,8 @@ Reads as any reader does: the worklist, the studies behind it, the quarantine, t
 nothing but text.
 """
 
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,8 +235,11 @@ def _agreement(outcome: Outcome) -> str:
 def _next_steps(directory: Path, outcome: Outcome) -> list[str]:
     config = directory / "triage.toml"
     example = next((study["accession_number"] for study in outcome.studies), "DEMO-A001")
+    programs = Path(sys.executable).parent
+    on_path = shutil.which("triage") is not None
     return [
         f"Everything is kept in {directory}; remove it when you are done.",
+        *([] if on_path else [f"  export PATH={programs}:$PATH"]),
         f"  export TRIAGE_CONFIG={config}",
         "  triage worklist                 the list above, as `triage run` keeps it",
         f"  triage show {example}           one study with all its events",

@@ -11,8 +11,10 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from imagecodecs import jpeg2k_encode
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
@@ -169,9 +171,23 @@ def _plain_studies(builder: _Builder) -> None:
 
     order = builder.order("DEMO^CONSOLIDATION", "Chest PA, invented")
     dataset = _chest(order, 14, "consolidation", modality="DX")
-    dataset.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    _compress(dataset)
     builder.add(dataset, "DX, JPEG 2000")
     builder.plan(order, "DX, 12 bit, JPEG 2000", Analysis.ANALYSED, "consolidation")
+
+
+def _compress(dataset: Dataset) -> None:
+    """Turn the pixels into reversible JPEG 2000 (PS3.5 A.4.4), 12 bits as they were."""
+    frame = jpeg2k_encode(
+        dataset.pixel_array,
+        codecformat="J2K",
+        reversible=True,
+        level=0,
+        bitspersample=dataset.BitsStored,
+    )
+    dataset.PixelData = encapsulate([bytes(frame)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
 
 
 def _two_views(builder: _Builder) -> None:

@@ -133,8 +133,7 @@ def release(arguments: argparse.Namespace) -> int:
                 hint="Have the sender send it again.",
             )
         outcome = _offer(config, database, entry)
-        _settle(database, arguments.number, "released", by)
-        _drop_bytes(config, database, entry)
+        _settle(config, database, entry, "released", by)
     if arguments.json:
         print_json({"number": arguments.number, "state": "released", "object": outcome.state})
     else:
@@ -147,8 +146,7 @@ def discard(arguments: argparse.Namespace) -> int:
     by = operator()
     with writing(config) as database:
         entry = _held(config, arguments.number)
-        _settle(database, arguments.number, "discarded", by)
-        _drop_bytes(config, database, entry)
+        _settle(config, database, entry, "discarded", by)
     if arguments.json:
         print_json({"number": arguments.number, "state": "discarded"})
     else:
@@ -185,8 +183,8 @@ def _offer(config: "Config", database: "Database", entry: dict[str, Any]) -> Any
     from triage.log import configure_logging
     from triage.records import Source
 
-    # The intake logs what it does; standard output belongs to the answer.
-    configure_logging(level="warning", form=config.logging.format)
+    # The intake warns of what it refuses; here the answer says so.
+    configure_logging(level="error", form=config.logging.format)
     store = _store(config)
     intake = Intake(
         database,
@@ -211,25 +209,26 @@ def _offer(config: "Config", database: "Database", entry: dict[str, Any]) -> Any
         store.close()
 
 
-def _settle(database: "Database", number: int, state: str, by: str) -> None:
-    from triage.database.intake_log import settle_quarantined
+def _settle(
+    config: "Config", database: "Database", entry: dict[str, Any], state: str, by: str
+) -> None:
+    """Record the decision and delete the bytes, unless another held object has the same ones.
 
-    with database.write() as connection:
-        settle_quarantined(connection, number, state=state, by=by, now=database.now(connection))
+    In one transaction: bytes that arrive again meanwhile wait for it, and are written anew.
+    """
+    from triage.database.connection import lock_arrivals
+    from triage.database.intake_log import is_kept_aside, settle_quarantined
 
-
-def _drop_bytes(config: "Config", database: "Database", entry: dict[str, Any]) -> None:
-    """Delete the kept bytes unless another held object has the same ones."""
-    from triage.database import reading as room
-
-    with reading(config) as reader:
-        others = [each["path"] for each in room.quarantine_list(reader)]
-    if entry["path"] and entry["path"] not in others:
-        store = _store(config)
-        try:
-            store.delete(entry["path"])
-        finally:
-            store.close()
+    store = _store(config)
+    try:
+        with database.write() as connection:
+            lock_arrivals(connection)
+            now = database.now(connection)
+            settle_quarantined(connection, entry["id"], state=state, by=by, now=now)
+            if entry["path"] and not is_kept_aside(connection, entry["path"]):
+                store.delete(entry["path"])
+    finally:
+        store.close()
 
 
 def _store(config: "Config") -> "Store":

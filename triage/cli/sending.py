@@ -1,7 +1,7 @@
 """A small Storage SCU (PS3.4 Annex B): files go out as they are, in their own transfer syntax.
 
-Serves `triage send` and the demonstration. Not the output side of the daemon: it keeps no queue
-and does not try again.
+Serves `triage send` and the demonstration. Not the output side of the daemon: it keeps no queue. An
+object whose answer was lost is sent again on a new association: a Storage SCP takes it twice.
 """
 
 import itertools
@@ -22,6 +22,7 @@ PRIORITIES = {"medium": 0, "high": 1, "low": 2}  # (0000,0700)
 NOT_DICOM = "is no DICOM file with File Meta Information, not sent"
 NOT_ACCEPTED = "its SOP class and transfer syntax were not accepted, not sent"
 LOST = "the association ended before an answer"
+ATTEMPTS = 3  # at one object, where no answer comes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +122,19 @@ def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
 def _send_batch(
     batch: Sequence[_Outgoing], destination: Destination, priority: int
 ) -> Iterator[Sent]:
-    association = _associate({each.context for each in batch}, destination)
+    """Yield one result per object, in order; one without an answer ends its association."""
+    contexts = {each.context for each in batch}
+    association = _associate(contexts, destination)
     try:
         for message_id, each in zip(itertools.cycle(range(1, 65536)), batch, strict=False):
-            yield _store(association, each, message_id, priority)
+            for _ in range(ATTEMPTS):
+                if not association.is_established:
+                    association = _associate(contexts, destination)
+                sent = _store(association, each, message_id, priority)
+                if sent.comment != LOST:
+                    break
+                association.abort()  # it may be half dead and still call itself established
+            yield sent
     finally:
         if association.is_established:
             association.release()

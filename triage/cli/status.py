@@ -5,13 +5,12 @@ layer is imported, so that it answers at once.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from triage.cli.table import Column, Screen, Style, cell, render, screen
+from triage.cli.table import Cell, Column, Line, Screen, Style, cell, render, screen
 from triage.cli.text import clean, duration, instant, wrap
-from triage.cli.verbs import Verbs, add_verb, configuration, print_json
+from triage.cli.verbs import Verbs, add_verb, configuration, print_json, say
 from triage.errors import TriageError
 
 HEALTH = {
@@ -21,6 +20,8 @@ HEALTH = {
 }
 
 UNITS = {"_mib": "MiB", "_bytes": "bytes", "_days": "days", "_s": "s"}  # by the end of a key
+
+LISTS = ("dead_letters", "quarantine")  # keys with a table of their own
 
 Document = Mapping[str, Any]
 
@@ -46,8 +47,7 @@ def status(arguments: argparse.Namespace) -> int:
     try:
         health = room.gather(configuration(arguments))
     except TriageError as error:
-        print(f"triage: {error} {error.hint}", file=sys.stderr)
-        return room.EXIT_CANNOT_TELL
+        return say(error, room.EXIT_CANNOT_TELL)
     if arguments.json:
         print_json(health.document())
     else:
@@ -62,6 +62,8 @@ def as_text(document: Document, on: Screen) -> str:
     if document["roles"]:
         parts += [_roles(document["roles"], on), ""]
     parts += [_facts(document, on)]
+    parts += _dead_letters(document["queue"], on)
+    parts += _quarantine(document["receive"], on)
     if document["latency"]:
         parts += ["", *latency_table(document["latency"], on)]
     if document["senders"]:
@@ -124,6 +126,8 @@ def _pairs(values: Document, prefix: str = "", *, nested: bool = False) -> str:
             # `by_state` and its like only group: their keys speak for themselves.
             below = "" if key.startswith("by_") else f"{prefix}{key} "
             said.append(_pairs(value, below, nested=True))
+        elif key in LISTS:
+            continue
         elif value not in (None, "", [], ()) and not (nested and value == 0):
             said.append(_pair(f"{prefix}{key}", value))
     return ", ".join(part for part in said if part)
@@ -145,6 +149,63 @@ def _shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return " ".join(str(each) for each in value)
     return str(value)
+
+
+def _dead_letters(queue: Document, on: Screen) -> list[str]:
+    letters = queue.get("dead_letters") or ()
+    if not letters:
+        return []
+    columns = (
+        Column(title="STUDY", share=2),
+        Column(title="KIND"),
+        Column(title="FAILED"),
+        Column(title="WHY, NEXT STEP", share=3),
+    )
+    rows = [
+        [
+            cell(each["study_instance_uid"]),
+            cell(each["kind"]),
+            cell(instant(each["finished_at"])),
+            _why(each),
+        ]
+        for each in letters
+    ]
+    title = _some("failed for good", len(letters), queue["dead"])
+    return ["", on.paint(title, Style.STRONG), render(columns, rows, on)]
+
+
+def _quarantine(receive: Document, on: Screen) -> list[str]:
+    held = receive.get("quarantine") or ()
+    if not held:
+        return []
+    columns = (
+        Column(title="NUMBER", right=True),
+        Column(title="FROM", share=1),
+        Column(title="RECEIVED"),
+        Column(title="WHY, NEXT STEP", share=3),
+    )
+    rows = [
+        [
+            cell(each["id"]),
+            cell(each["sender_ae_title"] or each["source"]),
+            cell(instant(each["received_at"])),
+            _why(each),
+        ]
+        for each in held
+    ]
+    title = _some("in quarantine", len(held), receive["quarantine_held"])
+    return ["", on.paint(title, Style.STRONG), render(columns, rows, on)]
+
+
+def _why(entry: Document) -> Cell:
+    return (
+        Line(text=clean(entry["reason"] or "no reason recorded"), style=Style.WARNING),
+        Line(text=f"next: {clean(entry['next_step'])}", style=Style.FAINT),
+    )
+
+
+def _some(what: str, shown: int, whole: int) -> str:
+    return what if shown >= whole else f"{what}, the newest {shown} of {whole}"
 
 
 def latency_table(latency: Document, on: Screen) -> list[str]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triage.errors import PermanentError
+from triage.errors import PermanentError, TriageError
 
 if TYPE_CHECKING:
     from triage.config import Config
@@ -106,6 +106,15 @@ def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return str(value)
+
+
+def say(error: TriageError, code: int) -> int:
+    """Tell an error in one sentence with its next step on stderr; return the exit code."""
+    sentence = str(error).strip()
+    if sentence and sentence[-1] not in ".!?":
+        sentence += "."
+    print(f"triage: {sentence} {error.hint}", file=sys.stderr)
+    return code
 
 
 def operator() -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from triage.cli.table import Cell, Column, Line, Screen, Style, cell, render, screen
 from triage.cli.text import clean, duration, person_name
-from triage.cli.verbs import DONE, Verbs, add_verb, configuration, print_json, reading
+from triage.cli.verbs import DONE, UsageError, Verbs, add_verb, configuration, print_json, reading
 
 WIDE_COLUMNS = 120  # from here on the caption and the reason have columns of their own
 BANNER = "NOT FOR CLINICAL USE: the findings below come from a demonstration model."
@@ -34,13 +34,22 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def worklist(arguments: argparse.Namespace) -> int:
     from triage.database import reading as room
 
+    limit = arguments.limit
+    if limit is not None and limit < 1:
+        raise UsageError("--limit must be at least 1")
     config = configuration(arguments)
     with reading(config) as reader:
-        studies = room.worklist(reader, limit=arguments.limit, all=arguments.all)
+        # One more than shown tells whether the list goes on.
+        studies = room.worklist(
+            reader, limit=None if limit is None else limit + 1, all=arguments.all
+        )
+    shown = studies[:limit]
     if arguments.json:
-        print_json({"schema_version": room.SCHEMA_VERSION, "studies": studies})
-    else:
-        print(as_text(studies, screen()))
+        print_json({"schema_version": room.SCHEMA_VERSION, "studies": shown})
+        return DONE
+    print(as_text(shown, screen()))
+    if len(shown) < len(studies):
+        print(f"Only the first {limit} are shown; more studies follow without --limit.")
     return DONE
 
 
@@ -145,7 +154,8 @@ def _state(study: Study) -> list[Line]:
         case "pending":
             return [Line(text="NOT YET ANALYSED", style=Style.WARNING)]
         case "failed":
-            return [Line(text=f"ANALYSIS FAILED: {reason}", style=Style.ALARM)]
+            why = reason.removeprefix("failed: ")
+            return [Line(text=f"ANALYSIS FAILED: {why}", style=Style.ALARM)]
         case "not_eligible":
             return [Line(text=f"NOT ANALYSED: {reason}", style=Style.WARNING)]
     if any(finding["flagged"] for finding in study["findings"] or ()):

@@ -14,13 +14,14 @@ from sqlalchemy import Connection, bindparam, select
 
 from triage.database.closing import close_due_series, close_due_studies, look_when_whole
 from triage.database.connection import lock_arrivals
-from triage.database.contests import raise_conflict, resolve_contest, show_revision
+from triage.database.contests import resolve_contest, show_revision
 from triage.database.documents import header_document, read_header
 from triage.database.house import record_sender
 from triage.database.intake_log import record_event
 from triage.database.jobs import enqueue_look
 from triage.database.statements import insert_id, row_of, update_row
 from triage.database.studies import counted, joined, series_of, study_of
+from triage.database.study_alarms import raise_conflict
 from triage.database.tables import Instance, Series, Study
 from triage.database.worklist import refresh_study
 from triage.records import Analysis, Arrival, ObjectState, Subject

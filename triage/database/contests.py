@@ -14,19 +14,17 @@ from sqlalchemy.orm import aliased
 
 from triage.database.closing import look_when_whole
 from triage.database.documents import read_header
-from triage.database.house import raise_alarm
 from triage.database.intake_log import record_event
 from triage.database.rows import supersede_results
 from triage.database.statements import row_of, update_row
 from triage.database.studies import counted, shown
+from triage.database.study_alarms import raise_conflict
 from triage.database.tables import Instance, Series, Study
 from triage.database.worklist import refresh_study
 from triage.errors import PermanentError
 from triage.records import Header, ObjectState, Source, Subject
 from triage.rules.completion import subject_of
 from triage.rules.policies import Policies
-
-CONFLICT_ALARM = "pixel_conflict"
 
 
 def resolve_contest(
@@ -98,19 +96,6 @@ def show_revision(
         study, header, sender_ae_title=sender_ae_title, keep_blanks=True, policies=policies
     )
     update_row(connection, Study, study.id, **changes)
-
-
-def raise_conflict(connection: Connection, sop_instance_uid: str, *, now: datetime) -> None:
-    """Tell a person that two images share one SOP Instance UID."""
-    raise_alarm(
-        connection,
-        code=CONFLICT_ALARM,
-        subject=sop_instance_uid,
-        message=f"Two objects with different pixels share SOP Instance UID {sop_instance_uid};"
-        " both are held, the newer one is not analysed.",
-        next_step="See `triage show STUDY`; find out which image is right and correct the sender.",
-        now=now,
-    )
 
 
 def _contest(connection: Connection, instance_id: int) -> Any:

@@ -113,6 +113,24 @@ def record_quarantined(
     )
 
 
+def is_kept_aside(connection: Connection, path: str) -> bool:
+    """Whether the quarantine lists this file.
+
+    A writer that acts on the answer takes `lock_arrivals` first: no arrival comes between then.
+    """
+    q = Quarantined
+    held = select(q.id).where(q.path == path, q.state == "held").limit(1)
+    return connection.execute(held).first() is not None
+
+
+def was_kept_aside(connection: Connection, path: str) -> bool:
+    """Whether the quarantine has ever listed this file."""
+    return (
+        connection.execute(select(Quarantined.id).where(Quarantined.path == path)).first()
+        is not None
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedObject:
     """One line of the quarantine."""

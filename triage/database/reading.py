@@ -57,23 +57,33 @@ def quarantine_list(
     reader: Reader,
     *,
     all: bool = False,  # noqa: A002
+    newest: int | None = None,
 ) -> list[Row]:
-    """Return the objects kept aside, oldest first; `all` adds released and discarded ones."""
+    """Return the objects kept aside, oldest first; `all` adds released and discarded ones.
+
+    With `newest`: so many at most, newest first.
+    """
     held = "" if all else "WHERE state = 'held' "
+    order = "received_at, id" if newest is None else "received_at DESC, id DESC LIMIT ?"
+    statement = f"SELECT * FROM quarantine {held}ORDER BY {order}"  # noqa: S608
     with reader.snapshot():
-        return reader.rows(f"SELECT * FROM quarantine {held}ORDER BY received_at, id")  # noqa: S608
+        return reader.rows(statement, *(() if newest is None else (newest,)))
 
 
-def dead_letters(reader: Reader) -> list[Row]:
+def dead_letters(reader: Reader, *, newest: int | None = None) -> list[Row]:
     """Return the jobs that failed for good, newest first, each with its `next_step`."""
+    statement = (
+        "SELECT jobs.id, jobs.kind, jobs.subject, jobs.subject_id, jobs.study_id,"
+        " studies.study_instance_uid, jobs.generation, jobs.attempts, jobs.error_kind,"
+        " jobs.reason, jobs.created_at, jobs.finished_at"
+        " FROM jobs JOIN studies ON studies.id = jobs.study_id"
+        " WHERE jobs.state = 'dead' ORDER BY jobs.finished_at DESC, jobs.id DESC"
+    )
+    parameters: tuple[int, ...] = ()
+    if newest is not None:
+        statement, parameters = statement + " LIMIT ?", (newest,)
     with reader.snapshot():
-        letters = reader.rows(
-            "SELECT jobs.id, jobs.kind, jobs.subject, jobs.subject_id, jobs.study_id,"
-            " studies.study_instance_uid, jobs.generation, jobs.attempts, jobs.error_kind,"
-            " jobs.reason, jobs.created_at, jobs.finished_at"
-            " FROM jobs JOIN studies ON studies.id = jobs.study_id"
-            " WHERE jobs.state = 'dead' ORDER BY jobs.finished_at DESC, jobs.id DESC"
-        )
+        letters = reader.rows(statement, *parameters)
     return [letter | {"next_step": _next_step(letter["error_kind"])} for letter in letters]
 
 

@@ -97,7 +97,10 @@ class Reader:
 
 
 def open_reader(url: str) -> Reader:
-    """Connect to what `[database] url` names. Raises ConfigError, DatabaseUnavailable."""
+    """Connect to what `[database] url` names. Raises ConfigError, DatabaseUnavailable.
+
+    Raises RevisionError where there is no SQLite file yet.
+    """
     target = parse_url(url)
     if isinstance(target, SqliteTarget):
         return _open_sqlite(target)
@@ -124,7 +127,7 @@ def time_text(moment: datetime) -> str:
 
 def _open_sqlite(target: SqliteTarget) -> Reader:
     if not _is_file(target.path):
-        raise DatabaseUnavailable(
+        raise RevisionError(
             f"there is no database at {target.path}", hint="Run `triage migrate` to create it."
         )
     errors = (sqlite3.Error,)

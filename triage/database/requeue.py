@@ -68,13 +68,17 @@ def requeue_study(
 
 
 def requeue_dead(connection: Connection, *, by: str, policies: Policies, now: datetime) -> int:
-    """Try every dead letter again; returns how many jobs wait because of it."""
+    """Try every dead letter again; returns how many jobs wait because of it.
+
+    A study whose images have expired has nothing to look at: another failure would only bring it
+    back to the list without a picture.
+    """
     lock_arrivals(connection)
     j = JobRow
     dead = connection.execute(
-        select(j.id, j.kind, j.subject, j.subject_id, j.study_id, j.rank).where(
-            j.state == JobState.DEAD
-        )
+        select(j.id, j.kind, j.subject, j.subject_id, j.study_id, j.rank)
+        .join(Study, Study.id == j.study_id)
+        .where(j.state == JobState.DEAD, Study.images_expired_at.is_(None))
     ).all()
     due = 0
     for row in sorted(dead, key=lambda row: (row.study_id, row.id)):

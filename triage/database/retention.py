@@ -42,6 +42,7 @@ def expire_study(connection: Connection, study_id: int, *, now: datetime) -> lis
 
     Embeddings are a cache: one that another study's result rests on as well is made again.
     """
+    lock_arrivals(connection)  # an arrival that saw the study unexpired commits first
     lock_study(connection, study_id)
     allowed = select(Study.id).where(
         Study.id == study_id, Study.images_expired_at.is_(None), _may_expire()
@@ -84,6 +85,12 @@ def still_expired(connection: Connection, paths: Sequence[str]) -> list[str]:
         select(Instance.path).where(Instance.path.in_(paths), Instance.expired_at.is_(None))
     ).scalars()
     return sorted(set(paths) - set(held))
+
+
+def expired_paths(connection: Connection, paths: Sequence[str]) -> list[str]:
+    """Return those of `paths` that belong to expired images; a file there was left over."""
+    left = select(Instance.path).where(Instance.path.in_(paths), Instance.expired_at.is_not(None))
+    return sorted(connection.execute(left).scalars())
 
 
 def _may_expire() -> ColumnElement[bool]:

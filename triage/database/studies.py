@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from triage.database.house import raise_alarm
 from triage.database.statements import insert_id, row_of, update_row
+from triage.database.study_alarms import raise_two_patients
 from triage.database.study_facts import order_of
 from triage.database.tables import Series, Study
 from triage.records import Analysis, Arrival, Header, StudyState
@@ -23,7 +23,6 @@ from triage.rules.identity import Patient, patient_matches, patient_of
 from triage.rules.policies import Policies
 from triage.rules.study_time import study_datetime
 
-TWO_PATIENTS_ALARM = "two_patients"
 SHOWN = (
     "accession_number",
     "patient_name",
@@ -63,7 +62,7 @@ def study_of(
     if same is not None:
         return same, False
     if rows:
-        _alarm_two_patients(connection, header.study_instance_uid, now)
+        _mark_two_patients(connection, header.study_instance_uid, now)
     made = _make_study(connection, arrival, two_patients=bool(rows), policies=policies, now=now)
     return row_of(connection, Study, made), True
 
@@ -97,6 +96,8 @@ def shown(
         for name in SHOWN
     }
     times = _times(values, received_at=study.received_at, policies=policies)
+    # A date that comes later may bring a study back to the list, never take it off.
+    times["too_old"] = bool(study.too_old and times["too_old"])
     if header.patient_id.strip() and not study.patient_id.strip():
         values["patient_id"] = header.patient_id
     if header.issuer_of_patient_id.strip() and not study.issuer_of_patient_id.strip():
@@ -260,18 +261,10 @@ def _order(arrival: Arrival, policies: Policies) -> orders.OrderPriority:
     )
 
 
-def _alarm_two_patients(connection: Connection, study_instance_uid: str, now: datetime) -> None:
+def _mark_two_patients(connection: Connection, study_instance_uid: str, now: datetime) -> None:
     connection.execute(
         update(Study)
         .where(Study.study_instance_uid == study_instance_uid)
-        .values(two_patients=True)
+        .values(two_patients=True, next_change_at=now)  # the next sweep says so on the worklist
     )
-    raise_alarm(
-        connection,
-        code=TWO_PATIENTS_ALARM,
-        subject=study_instance_uid,
-        message=f"Study Instance UID {study_instance_uid} came with more than one patient;"
-        " both are held apart.",
-        next_step="Find out which patient is right, correct the sender, then send again.",
-        now=now,
-    )
+    raise_two_patients(connection, study_instance_uid, now=now)

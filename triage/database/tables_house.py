@@ -102,6 +102,7 @@ class Quarantined(Base):
         one_of("source", Source),
         CheckConstraint("state IN ('held', 'released', 'discarded')", name="state"),
         Index("ix_quarantine_state", "state", "received_at"),
+        Index("ix_quarantine_path", "path"),
     )
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     received_at: Mapped[datetime]

@@ -15,6 +15,7 @@ from triage.database.documents import finding_document, model_document
 from triage.database.house import record_decision
 from triage.database.jobs import job_rank
 from triage.database.statements import row_of, update_row
+from triage.database.study_alarms import close_alarms_of
 from triage.database.study_facts import (
     StudyContents,
     acknowledgement_of,
@@ -117,6 +118,7 @@ def acknowledge(
     record_decision(
         connection, study_id=study_id, what="acknowledge", by=by, detail=detail, now=now
     )
+    close_alarms_of(connection, study_id, study.study_instance_uid, now=now)
     refresh_study(connection, study_id, policies=policies, now=now)
 
 

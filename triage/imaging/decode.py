@@ -101,6 +101,11 @@ def decode_frames(ds: Dataset, limits: DecodeLimits) -> Decoded:
 # --- describe
 
 
+def may_decode(syntax: str) -> bool:
+    """Whether there is a decoder for a transfer syntax; one that is not stated shows later."""
+    return not syntax or syntax in NATIVE | ENCAPSULATED
+
+
 def describe(ds: Dataset, limits: DecodeLimits) -> Layout:
     """Check the Image Pixel module against itself and `limits`.
 

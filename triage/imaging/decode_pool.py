@@ -257,7 +257,10 @@ def _subject(answer: dict[str, Any], task: DecodeTask, memory_fd: int) -> Decode
         raise _KINDS.get(str(answer["error"]), DecodeError)(str(answer["message"]))
     try:
         views, digests, offset = {}, {}, 0
-        for spec, view in zip(task.specs, answer["views"], strict=True):
+        said = zip(task.specs, map(str, answer["refused"]), strict=True)
+        refused = {spec: reason for spec, reason in said if reason}
+        made = [spec for spec in task.specs if spec not in refused]
+        for spec, view in zip(made, answer["views"], strict=True):
             array = _array(memory_fd, offset, tuple(map(int, view["shape"])), spec)
             offset += array.nbytes
             views[spec], digests[spec] = array, tuple(map(str, view["digests"]))
@@ -270,7 +273,11 @@ def _subject(answer: dict[str, Any], task: DecodeTask, memory_fd: int) -> Decode
     except (KeyError, TypeError, ValueError) as error:
         raise DecodeCrashed("The decoder process gave an answer that makes no sense.") from error
     return DecodedSubject(
-        views=views, view_digests=digests, pixel_digests=pixel_digests, facts=facts
+        views=views,
+        view_digests=digests,
+        pixel_digests=pixel_digests,
+        facts=facts,
+        refused=refused,
     )
 
 

@@ -88,8 +88,9 @@ def _answer(request: dict[str, Any], memory_fd: int | None) -> dict[str, Any]:
     from triage.errors import DecodeError, StoreError
     from triage.imaging.subject import decode_subject
 
+    task = _task(request)
     try:
-        subject = decode_subject(_task(request))
+        subject = decode_subject(task)
     except (DecodeError, StoreError) as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
@@ -103,7 +104,12 @@ def _answer(request: dict[str, Any], memory_fd: int | None) -> dict[str, Any]:
         views.append({"shape": array.shape, "digests": subject.view_digests[spec]})
         offset += array.nbytes
     facts = {name: getattr(subject.facts, name) for name in subject.facts.__slots__}
-    return {"views": views, "pixel_digests": subject.pixel_digests, "facts": facts}
+    return {
+        "views": views,
+        "refused": [subject.refused.get(spec, "") for spec in task.specs],
+        "pixel_digests": subject.pixel_digests,
+        "facts": facts,
+    }
 
 
 def _place(error: BaseException) -> str:

@@ -50,17 +50,22 @@ class DecodeTask:
 class DecodedSubject:
     """`views[spec]` is float32 (V, C, size_px, size_px) in 0..1 with C 1 (grey) or 3.
 
-    V is 1 for a single image, else at most `spec.maximum_slices`, in order of position.
+    V is 1 for a single image, else at most `spec.maximum_slices`, in order of position. A
+    rendering that is not made for this subject is in `refused` instead, with the reason.
     """
 
     views: dict[ViewSpec, NDArray[np.float32]]
     view_digests: dict[ViewSpec, tuple[str, ...]]  # one per view, see views.view_digest
     pixel_digests: tuple[str, ...]  # one per path, see decode.PixelDigest
     facts: ImageFacts
+    refused: dict[ViewSpec, str] = field(default_factory=dict)
 
 
 def decode_subject(task: DecodeTask) -> DecodedSubject:
-    """Decode all files of `task`. Raises DecodeError or DecodeUnsupported if one cannot be."""
+    """Decode all files of `task`.
+
+    Raises DecodeError or DecodeUnsupported if one cannot be, or if no rendering is made for it.
+    """
     only = len(task.paths) == 1
     sources = [_Source(path, task.limits, keep=only) for path in task.paths]
     slices = [s for i, source in enumerate(sources) for s in source.slices(i)]
@@ -78,12 +83,15 @@ def decode_subject(task: DecodeTask) -> DecodedSubject:
             for plan in plans:
                 plan.add(frame, (file_index, frame_index))
         digests.append(digest.hexdigest())
-    views = {plan.spec: plan.finish() for plan in plans}
+    views = {plan.spec: drawn for plan in plans if (drawn := plan.finish()) is not None}
+    if plans and not views:
+        raise DecodeUnsupported(plans[0].refusal)
     return DecodedSubject(
         views=views,
         view_digests={spec: tuple(map(view_digest, array)) for spec, array in views.items()},
         pixel_digests=tuple(digests),
         facts=facts.finish(),
+        refused={plan.spec: plan.refusal for plan in plans if plan.refusal},
     )
 
 
@@ -121,11 +129,13 @@ class _Frame:
 class _Plan:
     """The views that one spec asks for, filled as frames come by.
 
-    Frames of an MR volume wait undrawn until the range of the whole volume is known.
+    Frames of an MR volume wait undrawn until the range of the whole volume is known. A rendering
+    that meets a frame it is not made for ends in `refusal` and leaves the other plans alone.
     """
 
-    def __init__(self, spec: ViewSpec, volume: Sequence[_Place]) -> None:
+    def __init__(self, spec: ViewSpec, volume: Sequence[_Place], *, refusal: str = "") -> None:
         self.spec = spec
+        self.refusal = refusal
         self._volume = frozenset(volume)
         self._order = [volume[i] for i in equidistant(len(volume), spec.maximum_slices)]
         self._sampled = frozenset(self._order)
@@ -134,11 +144,11 @@ class _Plan:
         self._low, self._high = math.inf, -math.inf
 
     def add(self, frame: _Frame, place: _Place) -> None:
-        if place not in self._volume:
+        if place not in self._volume or self.refusal:
             return
         if self.spec.rendering != "mr-volume":
             if place in self._sampled:
-                self._views[place] = self._view(frame)
+                self._draw(frame, place)
             return
         if not frame.layout.is_colour:
             low, high = value_range(frame.stored, frame.layout, frame.mean)
@@ -146,11 +156,19 @@ class _Plan:
         if place in self._sampled:
             self._waiting[place] = frame
 
-    def finish(self) -> NDArray[np.float32]:
-        """(V, C, size_px, size_px), in order."""
+    def finish(self) -> NDArray[np.float32] | None:
+        """(V, C, size_px, size_px), in order; None where the rendering is refused."""
         for place, frame in self._waiting.items():
-            self._views[place] = self._view(frame)
+            self._draw(frame, place)
+        if self.refusal:
+            return None
         return np.stack([self._views[place] for place in self._order])
+
+    def _draw(self, frame: _Frame, place: _Place) -> None:
+        try:
+            self._views[place] = self._view(frame)
+        except DecodeUnsupported as error:
+            self.refusal = str(error)
 
     def _view(self, frame: _Frame) -> Picture:
         picture = render(
@@ -174,7 +192,7 @@ def _plan(slices: list[Slice], spec: ViewSpec) -> _Plan:
     else:
         kept = in_sequence(slices)
     if not kept:
-        raise DecodeUnsupported("The series holds nothing but localisers.")
+        return _Plan(spec, (), refusal="The series holds nothing but localisers.")
     return _Plan(spec, [(s.file_index, s.frame_index) for s in kept])
 
 

@@ -159,7 +159,9 @@ def load_captioner(bundle: Bundle, encoder: Encoder, *, maximum_new_tokens: int)
         raise BundleError(f"bundle {bundle.identity.name} was loaded without its language model")
     directory = bundle.encoder_directory
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise BundleError(f"{directory} has no tokenizer that can be loaded") from error
     config = encoder.whole.config

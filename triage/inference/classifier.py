@@ -47,6 +47,8 @@ def classify_subject(bundle: Bundle, vectors: NDArray[np.float32]) -> Classified
     distance, use = None, np.ones(len(vectors), np.bool_)
     if bundle.bank is not None and gate is not None:
         distances = bank_distances(bundle.bank, vectors, gate.neighbours)
+        if not np.isfinite(distances).all():
+            raise InferenceError("the embedding is too large to be told from others")
         distance, use = float(np.median(distances)), distances <= gate.threshold
         if distance > gate.threshold:
             return Classified(
@@ -91,7 +93,8 @@ def bank_distances(
     bank: Bank, vectors: NDArray[np.float32], neighbours: int
 ) -> NDArray[np.float64]:
     """Mean cosine distance, 0 to 2, of each of (B, D) to its nearest `neighbours`."""
-    units = unit_rows((vectors.astype(np.float32) - bank.mean) / bank.scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow ends as a distance of NaN
+        units = unit_rows((vectors.astype(np.float32) - bank.mean) / bank.scale)
     similarity = units @ bank.units.T
     nearest = np.partition(similarity, -neighbours, axis=1)[:, -neighbours:]
     return np.asarray(1.0 - nearest.mean(axis=1, dtype=np.float64), np.float64)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Gemma3ForConditionalGeneration
+from transformers import Gemma3ForConditionalGeneration, SiglipVisionModel
 from transformers.utils.logging import disable_progress_bar
 
 from triage.errors import (
@@ -131,11 +131,7 @@ def open_encoder(
     arithmetic = choose_dtype(dtype, place)
     mean, deviation = _normalisation(directory)
     whole = _load_whole(directory, arithmetic, place) if captions else None
-    vision: Any = (
-        whole.model.vision_tower
-        if whole
-        else load_vision_tower(directory, arithmetic).to(place).eval()
-    )
+    vision: Any = whole.model.vision_tower if whole else _load_tower(directory, arithmetic, place)
     pooled = architecture == "SiglipModel"
     trained_px = vision.config.image_size
 
@@ -219,20 +215,30 @@ def relative_difference(vector: NDArray[np.float32], expected: NDArray[np.float3
     return float(np.max(np.abs(vector - expected))) / max(scale, 1e-12)
 
 
+def _load_tower(directory: Path, dtype: torch.dtype, device: torch.device) -> SiglipVisionModel:
+    tower = load_vision_tower(directory, dtype)
+    return on_device(lambda: tower.to(device).eval())
+
+
 def _load_whole(
     directory: Path, dtype: torch.dtype, device: torch.device
 ) -> Gemma3ForConditionalGeneration:
     disable_progress_bar()
     try:
-        model = Gemma3ForConditionalGeneration.from_pretrained(
+        model, told = Gemma3ForConditionalGeneration.from_pretrained(
             directory,
             local_files_only=True,
             use_safetensors=True,
             dtype=dtype,
             attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BundleError(f"{directory} cannot be loaded as a Gemma 3 model") from error
+    if told["missing_keys"]:  # transformers would let random weights speak in their place
+        raise BundleError(
+            f"the weights in {directory} lack {min(told['missing_keys'])} of its config.json"
+        )
     return on_device(lambda: model.to(device).eval())
 
 

@@ -38,7 +38,11 @@ from watchdog.observers.api import BaseObserver
 from triage.config import FoldersConfig
 from triage.database.connection import Database
 from triage.database.house import clear_alarm, raise_alarm
-from triage.database.intake_log import known_folder_entries, remember_folder_entry
+from triage.database.intake_log import (
+    known_folder_entries,
+    record_refused,
+    remember_folder_entry,
+)
 from triage.errors import ObjectRefused, TransientError
 from triage.ingest.files import (
     files_below,
@@ -57,6 +61,7 @@ from triage.store import MIB
 log = structlog.get_logger(__name__)
 
 DONE, FAILED = ".done", ".failed"
+FAILURE = "an error of triage: see folder_file_failed in the log"
 READERS = 4  # files taken in at once; they share the intake's group commits
 LARGEST_TURN = 64
 QUERY_BATCH = 500
@@ -261,6 +266,7 @@ class FolderWatcher:
             raise
         except Exception:
             log.exception("folder_file_failed")
+            self._tell_failure()
             outcome, held = "failed", False
         if not outcome:
             return False
@@ -268,6 +274,18 @@ class FolderWatcher:
         if not self._put_away(candidate.path, held=held):
             self._remember(candidate, outcome)
         return True
+
+    def _tell_failure(self) -> None:
+        """Leave the trace of a file that no disposition tells of; the log has its cause."""
+        with self._db.write() as connection:
+            record_refused(
+                connection,
+                source=Source.FOLDER,
+                sender_ae_title="",
+                sop_instance_uid="",
+                reason=FAILURE,
+                now=self._db.now(connection),
+            )
 
     def _outcome(self, candidate: Candidate, now_s: float) -> tuple[str, bool]:
         """Read and hand over one file; return what became of it ("" for nothing yet), if held."""

@@ -14,7 +14,7 @@ or folder still has it then: nothing but a held or quarantined object may be del
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,8 +23,8 @@ import structlog
 from sqlalchemy import Connection
 
 from triage.database.arrivals import ArrivalOutcome, record_arrival
-from triage.database.connection import Database
-from triage.database.intake_log import record_quarantined, record_refused
+from triage.database.connection import Database, lock_arrivals
+from triage.database.intake_log import is_kept_aside, record_quarantined, record_refused
 from triage.errors import (
     CommandMismatch,
     IdentifiersInvalid,
@@ -207,44 +207,55 @@ class Intake:
 
     def _set_aside(self, data: Bytes, refusal: ObjectRefused, offer: _Offer) -> None:
         """Record what was not taken in, with its bytes where they are kept."""
-        path, reason = None, str(refusal)
-        if type(refusal) is not ObjectRefused and len(data) <= LARGEST_KEPT_MIB * MIB:
-            chunks = _as_file(data, offer)
-            path, is_new = self._store.quarantine(chunks, digest=_sha256(chunks))
-            if not is_new:
-                path, reason = None, f"{reason} (already in quarantine)"
-        if path is None:
+        reason = str(refusal)
+        if type(refusal) is ObjectRefused or len(data) > LARGEST_KEPT_MIB * MIB:
             self._record_refused(reason, offer)
             return
+        chunks = _as_file(data, offer)
+        staged = self._store.stage_aside(chunks, digest=_sha256(chunks))
         quarantined = partial(
             record_quarantined,
             source=offer.source,
             sender_ae_title=offer.sender_ae_title,
             sop_instance_uid=offer.told_sop_instance_uid,
             sop_class_uid=offer.told_sop_class_uid,
-            path=path,
+            path=staged.path,
             original_path=clean(offer.original_path or "", LONGEST_PATH) or None,
             size_bytes=len(data),
             reason_code=REASON_CODES[type(refusal)],
             reason=reason,
         )
+        refused = _refused(f"{reason} (already in quarantine)", offer)
+
+        def write(connection: Connection, now: datetime) -> bool:
+            lock_arrivals(connection)
+            # The row decides, not the file: one that a crash left without a row is listed now.
+            is_new = not is_kept_aside(connection, staged.path)
+            (quarantined if is_new else refused)(connection, now=now)
+            if not self._store.resolve(staged.path).exists():
+                raise StoreError("the file was discarded from quarantine while it came again")
+            return is_new
+
         try:
-            self._writer.submit(lambda connection, now: quarantined(connection, now=now))
-        except TriageError:
-            self._store.delete(path)  # without a row nobody would find it
-            raise
-        _log_refusal(reason, offer, kept=True)
+            kept = self._writer.submit(write, staged=staged)
+        finally:
+            self._store.discard(staged)  # gone already where it found its place
+        _log_refusal(reason, offer, kept=kept)
 
     def _record_refused(self, reason: str, offer: _Offer) -> None:
-        refused = partial(
-            record_refused,
-            source=offer.source,
-            sender_ae_title=offer.sender_ae_title,
-            sop_instance_uid=offer.told_sop_instance_uid,
-            reason=reason,
-        )
+        refused = _refused(reason, offer)
         self._writer.submit(lambda connection, now: refused(connection, now=now))
         _log_refusal(reason, offer, kept=False)
+
+
+def _refused(reason: str, offer: _Offer) -> Callable[..., object]:
+    return partial(
+        record_refused,
+        source=offer.source,
+        sender_ae_title=offer.sender_ae_title,
+        sop_instance_uid=offer.told_sop_instance_uid,
+        reason=reason,
+    )
 
 
 def _check_command(header: Header, offer: _Offer) -> None:

@@ -43,7 +43,8 @@ KINDS: dict[str, Kind] = {
     "database_revision": Kind(
         weight=Weight.FAILED,
         message="The database is at revision {found}; this program needs {needed}.",
-        next_step="Run `triage migrate`, then start the daemon again.",
+        next_step="Run `triage migrate`, then start the daemon again; where there were data before,"
+        " check first that their disk is mounted.",
     ),
     "store_unreachable": Kind(
         weight=Weight.FAILED,

@@ -15,7 +15,7 @@ from typing import Any
 from triage.config import Config
 from triage.database import reading
 from triage.database.revision import HEAD
-from triage.errors import TriageError
+from triage.errors import RevisionError, TriageError
 from triage.operations.causes import Cause, Weight, cause
 
 SCHEMA_VERSION = 1
@@ -25,6 +25,8 @@ MIB = 1 << 20
 STUCK_AFTER_S = 60.0  # where a role has not said how long its turns may take
 LATE_AFTER_S = 300.0  # waiting time of a due analysis that is worth a person's look
 SPACE_WARNING = 1.5  # times the margin
+LISTED = 10  # newest dead letters and quarantined objects that are named one by one
+RELEASE = "Mend the cause, then `triage quarantine release {number}`, or `discard` it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,9 @@ def gather(config: Config, *, now: datetime | None = None) -> Health:
             facts = _facts(reader, config, now) if found == HEAD else {}
         finally:
             reader.close()
+    except RevisionError:  # no SQLite file yet, or no tables
+        odd = cause("database_revision", found="none", needed=HEAD)
+        return _unknown(odd, config, free_mib, known=True)
     except TriageError as error:
         return _unknown(cause("database_unreachable", reason=str(error)), config, free_mib)
     if found != HEAD:
@@ -92,7 +97,28 @@ def _facts(reader: reading.Reader, config: Config, now: datetime) -> dict[str, A
     facts = reading.status_facts(
         reader, now=now, expired_before=now - timedelta(days=days) if days else None
     )
-    return {**facts, "roles": [row for row in facts["roles"] if not _gone(row)]}
+    return {
+        **facts,
+        "roles": [row for row in facts["roles"] if not _gone(row)],
+        "queue": {**facts["queue"], "dead_letters": _dead_letters(reader)},
+        "receive": {**facts["receive"], "quarantine": _quarantine(reader)},
+    }
+
+
+def _dead_letters(reader: reading.Reader) -> list[dict[str, Any]]:
+    """Return the newest jobs that failed for good, without what identifies a patient."""
+    keys = ("id", "kind", "study_instance_uid", "attempts", "finished_at", "reason", "next_step")
+    letters = reading.dead_letters(reader, newest=LISTED)
+    return [{key: letter[key] for key in keys} for letter in letters]
+
+
+def _quarantine(reader: reading.Reader) -> list[dict[str, Any]]:
+    """Return the newest objects kept aside; no file name, which may be a patient's."""
+    keys = ("id", "received_at", "source", "sender_ae_title", "reason_code", "reason")
+    return [
+        {key: entry[key] for key in keys} | {"next_step": RELEASE.format(number=entry["id"])}
+        for entry in reading.quarantine_list(reader, newest=LISTED)
+    ]
 
 
 def assess(

@@ -1,8 +1,9 @@
 """Start-up reconciliation: what the store holds and what the database says are made to agree.
 
 A crash between the rename of a file and the commit of its row leaves a file that nobody was told
-of: it is taken in. A row whose file is gone is a loss that only a person can mend: an alarm. What
-dead writers left half written is removed.
+of: it is taken in, or listed where it lies in the quarantine. A row whose file is gone is a loss
+that only a person can mend: an alarm. What dead writers left half written is removed, and so are
+files whose deletion was decided: of expired images, and settled ones of the quarantine.
 
 Runs in a thread of its own after the receiver listens. The walk over the files goes round in a
 circle: where it was stopped is noted in the store, and the next start goes on from there.
@@ -18,10 +19,13 @@ from pathlib import Path
 import structlog
 
 from triage.database.arrivals import held_digest, instance_paths
-from triage.database.connection import Database
+from triage.database.connection import Database, lock_arrivals
 from triage.database.house import clear_alarm, raise_alarm
-from triage.errors import ObjectRefused
+from triage.database.intake_log import is_kept_aside, record_quarantined, was_kept_aside
+from triage.database.retention import expired_paths
+from triage.errors import PermanentError
 from triage.ingest.intake import Intake
+from triage.operations.retention import delete_expired
 from triage.records import Source
 from triage.store import Store
 
@@ -32,6 +36,7 @@ NOTE = "reconciled-to"  # in the store: the last file that was looked at
 MISSING = "objects_missing"
 STRANGE = "objects_unreadable"
 SHOWN = 5  # digests that an alarm names
+UNRECORDED = "kept aside without a record, as a crash leaves it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,7 @@ class Reconciliation:
 
     taken_in: int  # files without a row
     missing: int  # rows without a file
-    leftovers: int  # half-written files of dead writers
+    leftovers: int  # half-written files of dead writers, files whose deletion was decided
     complete: bool  # False: stopped before the end
 
 
@@ -69,10 +74,12 @@ def reconcile(
                     taken_in += 1
                 else:
                     strange.append(relative)
+        leftovers += _sweep_expired(db, store, batch)
         if stop.wait(pause_s):
             return _report(db, taken_in, [], strange, leftovers, complete=False)
         (store.root / NOTE).write_text(batch[-1], "ascii")
     (store.root / NOTE).unlink(missing_ok=True)
+    leftovers += _settle_quarantine(db, store, stop, recheck_s=recheck_s)
     missing = _missing(db, store, stop)
     return _report(db, taken_in, missing, strange, leftovers, complete=not stop.is_set())
 
@@ -102,10 +109,63 @@ def _take_in(store: Store, intake: Intake, relative: str) -> bool:
         intake.accept(store.resolve(relative).read_bytes(), source=Source.RECONCILE)
     except FileNotFoundError:
         return True  # retention was quicker
-    except ObjectRefused as refusal:
-        log.error("stored_object_unreadable", path=relative, reason=str(refusal))
+    except PermanentError as error:  # one bad file must not end the daemon at every start
+        log.error("stored_object_unreadable", path=relative, reason=str(error))
         return False
     return True
+
+
+def _sweep_expired(db: Database, store: Store, batch: list[str]) -> int:
+    """Delete the files that retention did not come to; return how many those were."""
+    with db.read() as connection:
+        expired = expired_paths(connection, batch)
+    if expired:
+        delete_expired(db, store, expired)
+    return len(expired)
+
+
+def _settle_quarantine(
+    db: Database, store: Store, stop: threading.Event, *, recheck_s: float
+) -> int:
+    """List what lies in the quarantine without a row, delete what was released or discarded.
+
+    Returns how many files were deleted.
+    """
+    odd = []
+    for batch in _batches(store.quarantine_paths()):
+        with db.read() as connection:
+            odd += [path for path in batch if not is_kept_aside(connection, path)]
+    deleted = 0
+    if odd and not stop.wait(recheck_s):
+        for relative in odd:
+            deleted += _settle(db, store, relative)
+    return deleted
+
+
+def _settle(db: Database, store: Store, relative: str) -> bool:
+    """Give one file of the quarantine its row, or delete it; True if it was deleted."""
+    with db.write() as connection:
+        lock_arrivals(connection)
+        path = store.resolve(relative)
+        if is_kept_aside(connection, relative) or not path.exists():
+            return False
+        if was_kept_aside(connection, relative):
+            store.delete(relative)
+            return True
+        record_quarantined(
+            connection,
+            source=Source.RECONCILE,
+            sender_ae_title="",
+            sop_instance_uid="",
+            sop_class_uid="",
+            path=relative,
+            original_path=None,
+            size_bytes=path.stat().st_size,
+            reason_code="unrecorded",
+            reason=UNRECORDED,
+            now=db.now(connection),
+        )
+        return False
 
 
 def _missing(db: Database, store: Store, stop: threading.Event) -> list[str]:
@@ -132,7 +192,7 @@ def _report(
 ) -> Reconciliation:
     if complete:
         _tell(db, MISSING, missing, "are in the database, but their files are gone from the store")
-        _tell(db, STRANGE, strange, "are in the store without a row, and cannot be read")
+        _tell(db, STRANGE, strange, "are in the store without a row, and cannot be taken in")
     report = Reconciliation(
         taken_in=taken_in, missing=len(missing), leftovers=leftovers, complete=complete
     )

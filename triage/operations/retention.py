@@ -6,7 +6,8 @@ before the files go, so a crash in between leaves files without use and never ro
 images which are gone.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -18,8 +19,9 @@ from triage.store import Store
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 3600.0
-STUDIES_A_TURN = 100  # bounds how long one sweep keeps the others waiting
+EVERY_S = 60.0
+STUDIES_A_TURN = 100
+TURN_S = 5.0  # then the other sweeps, which close series and renew priorities, have their turn
 PATHS_A_TRANSACTION = 50  # bounds how long arrivals wait for deletions
 
 
@@ -32,21 +34,33 @@ def retention_sweep(db: Database, store: Store, *, retention_days: int) -> Sweep
     )
 
 
-def expire_due(db: Database, store: Store, *, retention_days: int) -> int:
-    """Expire at most STUDIES_A_TURN studies; return how many. Raises TransientError."""
+def expire_due(
+    db: Database,
+    store: Store,
+    *,
+    retention_days: int,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> int:
+    """Expire studies for about TURN_S, at most STUDIES_A_TURN; return how many.
+
+    Raises TransientError.
+    """
+    ends_s = monotonic() + TURN_S
     with db.read() as connection:
         before = db.now(connection) - timedelta(days=retention_days)
         due = expirable_studies(connection, before=before, limit=STUDIES_A_TURN)
-    for study_id in due:
+    for done, study_id in enumerate(due):
+        if monotonic() >= ends_s:
+            return done
         with db.write() as connection:
             paths = expire_study(connection, study_id, now=db.now(connection))
         for first in range(0, len(paths), PATHS_A_TRANSACTION):
-            _delete(db, store, paths[first : first + PATHS_A_TRANSACTION])
+            delete_expired(db, store, paths[first : first + PATHS_A_TRANSACTION])
         log.info("images_expired", study_id=study_id, files=len(paths))
     return len(due)
 
 
-def _delete(db: Database, store: Store, paths: Sequence[str]) -> None:
+def delete_expired(db: Database, store: Store, paths: Sequence[str]) -> None:
     """Delete files that no row holds; none of them can arrive again while the deletion lasts."""
     with db.write() as connection:
         for path in still_expired(connection, paths):

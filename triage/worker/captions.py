@@ -14,10 +14,12 @@ from triage.database import queue, results
 from triage.database.connection import Database
 from triage.errors import BundleError, DeviceFault, TriageError
 from triage.imaging.decode_pool import DecodePool, DecodeTask
-from triage.records import Caption, Job, JobKind
+from triage.records import Caption, Job, JobKind, Mode
 from triage.rules.policies import Policies
 from triage.store import Store
+from triage.worker.finishing import caption_writer, remembered
 from triage.worker.leases import LeaseKeeper
+from triage.worker.looking import Question, keys_of, look
 from triage.worker.memory import Memory
 from triage.worker.models import Describe, LoadedModel, Remembered
 from triage.worker.outcomes import attempt, fail
@@ -25,6 +27,8 @@ from triage.worker.planning import plan_look
 from triage.worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
+
+NO_WRITER = "no model that writes captions has looked at this image"
 
 
 class CaptionDesk:
@@ -68,7 +72,9 @@ class CaptionDesk:
         by_writer: dict[str, list[tuple[Job, Remembered]]] = {}
         for job in jobs:
             try:
-                entry = self._memory.take(job) or self._look_again(job, writers)
+                entry = self._memory.take(job) or self._look_again(job, models)
+            except DeviceFault:
+                raise
             except TriageError as error:
                 self._end(job, error)
                 continue
@@ -80,22 +86,29 @@ class CaptionDesk:
                 self._end(job, BundleError("the model that looked at this image writes no more"))
         return bool(jobs)
 
-    def _look_again(self, job: Job, writers: Sequence[LoadedModel]) -> Remembered:
-        """Decode what is no longer remembered. Raises TriageError."""
+    def _look_again(self, job: Job, models: Sequence[LoadedModel]) -> Remembered:
+        """Find the writer once more where it is no longer remembered. Raises TriageError.
+
+        It is judged again by the kept embeddings, so that a gated image gets no words from the
+        model that refused it, and a shadow model never writes.
+        """
         with self._db.read() as connection:
             contents = results.subject_contents(connection, job.subject, job.subject_id)
-        plan = plan_look(contents, writers, self._policies.eligibility)
+        served = [model for model in models if model.mode is Mode.SERVE]
+        plan = plan_look(contents, served, self._policies.eligibility)
         if not plan.looking:
-            raise BundleError("no model that writes captions fits this image")
-        writer = plan.looking[0]
+            raise BundleError(NO_WRITER)
         paths = tuple(self._store.resolve(each.path) for each in plan.instances)
-        task = DecodeTask(paths=paths, specs=(writer.view_spec,))
-        decoded = self._pool.submit(task).result()
-        return Remembered(
-            bundle_digest=writer.identity.digest,
-            view=decoded.views[writer.view_spec][0],
-            features=None,
-        )
+        decoded = self._pool.submit(DecodeTask(paths=paths, specs=plan.specs)).result()
+        plan = plan.without(decoded.refused)
+        question = Question(decoded=decoded, models=plan.looking)
+        with self._db.read() as connection:
+            cached = results.cached_embeddings(connection, sorted(keys_of([question])))
+        (seen,) = look([question], cached=cached, batch_size=self._settings.batch_size)
+        writer = caption_writer(plan.looking, seen.results, when="all")
+        if writer is None:
+            raise seen.failure() or BundleError(NO_WRITER)
+        return remembered(writer, decoded, seen)
 
     def _describe(self, writer: LoadedModel, batch: Sequence[tuple[Job, Remembered]]) -> None:
         if not batch or writer.describe is None:

@@ -67,7 +67,7 @@ class Finisher:
         answers = (*plan.answers, *seen.results)
         writer = caption_writer(plan.looking, answers, when=self._settings.caption_when)
         if writer is not None:
-            self._remember(job, writer, decoded, seen)
+            self._memory.keep(job, remembered(writer, decoded, seen))
         self._commit(
             job,
             answers,
@@ -81,17 +81,6 @@ class Finisher:
     ) -> None:
         answers = (*plan.answers, *refusals(plan.looking, reason))
         self._commit(job, answers, pixel_digests=pixel_digests, embeddings={}, caption_due=False)
-
-    def _remember(self, job: Job, writer: LoadedModel, decoded: DecodedSubject, seen: Seen) -> None:
-        features = seen.features.get(writer.identity.digest, (None,))
-        self._memory.keep(
-            job,
-            Remembered(
-                bundle_digest=writer.identity.digest,
-                view=decoded.views[writer.view_spec][0],
-                features=features[0],
-            ),
-        )
 
     def _commit(
         self,
@@ -121,7 +110,12 @@ class Finisher:
                 "job_analysed" if counts[0] else "job_superseded",
                 job_id=job.id,
                 analysis=sorted({str(answer.analysis) for answer in answers}),
-                flagged=any(each.flagged for answer in answers for each in answer.findings),
+                flagged=any(
+                    finding.flagged
+                    for answer in answers
+                    if answer.mode is Mode.SERVE
+                    for finding in answer.findings
+                ),
             )
 
 
@@ -139,6 +133,16 @@ def caption_writer(
     # A model that flagged speaks before one that did not.
     able = [each for each in looking if each.describe and each.identity.digest in spoke]
     return min(able, key=lambda each: not spoke[each.identity.digest], default=None)
+
+
+def remembered(writer: LoadedModel, decoded: DecodedSubject, seen: Seen) -> Remembered:
+    """Return the first view of a subject, and what the writer's encoder has just made of it."""
+    features = seen.features.get(writer.identity.digest, (None,))
+    return Remembered(
+        bundle_digest=writer.identity.digest,
+        view=decoded.views[writer.view_spec][0],
+        features=features[0],
+    )
 
 
 def _digests(plan: Plan, decoded: DecodedSubject) -> dict[int, str]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -144,8 +144,11 @@ class AnalysisWorker:
         """Whether a claim is worth its write lock: something waits, or leases may have ended."""
         now_s = time.monotonic()
         if now_s - self._claimed_s < LAPSED_EVERY_S:
+            kinds = [JobKind.ANALYSE]
+            if any(model.describe for model in self._roster.models):
+                kinds.append(JobKind.CAPTION)
             with self._db.read() as connection:
-                if not queue.queue_depth(connection, kinds=[JobKind.ANALYSE, JobKind.CAPTION]):
+                if not queue.queue_depth(connection, kinds=kinds):
                     return False
         self._claimed_s = now_s
         return True
@@ -226,7 +229,8 @@ class AnalysisWorker:
             else:
                 decoded = self._decoded(each, each.decoding)
                 if decoded is not None:
-                    questions.append((each, decoded))
+                    seeing = replace(each, plan=each.plan.without(decoded.refused))
+                    questions.append((seeing, decoded))
         if questions:
             self._answer(questions)
 
@@ -246,8 +250,13 @@ class AnalysisWorker:
 
     def _answer(self, batch: Sequence[tuple[InFlight, DecodedSubject]]) -> None:
         questions = [Question(decoded=decoded, models=each.plan.looking) for each, decoded in batch]
-        with self._db.read() as connection:
-            cached = results.cached_embeddings(connection, sorted(keys_of(questions)))
+        try:
+            with self._db.read() as connection:
+                cached = results.cached_embeddings(connection, sorted(keys_of(questions)))
+        except DatabaseUnavailable:
+            # Their leases are renewed as long as they are kept: they must be looked at again.
+            self._in_flight[:0] = [each for each, _ in batch]
+            raise
         try:
             answers = look(questions, cached=cached, batch_size=self._settings.batch_size)
         except DeviceFault as error:

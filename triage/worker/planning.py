@@ -5,9 +5,10 @@ are meant for them, which renderings the decode pool shall make. Every bundle th
 leaves its reason; without a bundle the reason is that none is there (DESIGN sections 3.11 and 4).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from triage.imaging.decode import may_decode
 from triage.records import (
     Analysis,
     AnalysisResult,
@@ -40,6 +41,13 @@ class Plan:
     looking: tuple[LoadedModel, ...] = ()
     answers: tuple[AnalysisResult, ...] = ()
 
+    def without(self, refused: Mapping[ViewSpec, str]) -> "Plan":
+        """Leave out the models whose rendering is not made for this subject, with the reason."""
+        looking = tuple(model for model in self.looking if model.view_spec not in refused)
+        left = [model for model in self.looking if model.view_spec in refused]
+        answers = (refusal(model, refused[model.view_spec]) for model in left)
+        return replace(self, looking=looking, answers=(*self.answers, *answers))
+
     @property
     def specs(self) -> tuple[ViewSpec, ...]:
         """The renderings to make, each once."""
@@ -61,6 +69,8 @@ def plan_look(
             reason = verdict.reason
     if not usable:
         return Plan(answers=refusals(models, reason))
+    if reason := _undecodable(usable, policy):
+        return Plan(answers=refusals(models, reason))
     if not models:
         return Plan(answers=(refusal(None, NO_MODEL),))
     looking: list[LoadedModel] = []
@@ -76,6 +86,20 @@ def plan_look(
         else:
             looking.append(model)
     return Plan(instances=tuple(usable), looking=tuple(looking), answers=tuple(answers))
+
+
+def _undecodable(usable: Sequence[HeldInstance], policy: EligibilityPolicy) -> str:
+    """Return why the subject cannot be decoded as a whole, "" if it can.
+
+    One image without a decoder rules out its series: a look at the rest would read as one at all.
+    """
+    for instance in usable:
+        supported = may_decode(instance.header.transfer_syntax_uid)
+        facts = ObjectFacts(transfer_syntax_supported=supported)
+        verdict = eligible_object(instance.header, facts, policy)
+        if not verdict.may_look:
+            return verdict.reason
+    return ""
 
 
 def refused_pixels(facts: ImageFacts, policy: EligibilityPolicy) -> str:

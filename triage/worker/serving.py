@@ -71,6 +71,9 @@ def _open_or_excuse(model: ModelConfig, config: Config, slot: int) -> LoadedMode
     except DeviceFault:
         raise
     except TriageError as error:
+        if isinstance(error, BundleError):
+            error.hint = f"Run `triage bundle verify {model.bundle}`."
+        error.hint = f"{error.hint} Then restart the daemon: bundles are read at its start."
         log.error("bundle_not_loaded", model=model.name, reason=str(error))
         return _excuse(model, error)
 
