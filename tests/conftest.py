@@ -1,4 +1,4 @@
-"""Real databases for every room: a SQLite file and a database of a real PostgreSQL.
+"""Real databases for every room, and the store and the door that go with them.
 
 `database_url` gives each test an empty, migrated database of its own and runs the test on both
 dialects; `database` opens it. The PostgreSQL server is started once per session from the wheel
@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from triage.database.connection import Database, migrate, open_database
+from triage.ingest.intake import Intake
+from triage.rules.policies import Policies
+from triage.store import Store, open_store
 
 # The suite's processes share the cores: two thread pools that spin on one core starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -107,3 +110,20 @@ def run_on_server(url: str, *statements: str) -> None:
     for statement in statements:
         connection.run(statement)
     connection.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store that refuses nothing for want of space."""
+    opened = open_store(tmp_path / "store", minimum_free_mib=0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def intake(database: Database, store: Store) -> Iterator[Intake]:
+    """An open door between `store` and `database`."""
+    door = Intake(database, store, policies=Policies())
+    door.start()
+    yield door
+    door.stop()

@@ -15,13 +15,6 @@ from triage.errors import OutOfSpace, StoreError
 from triage.store import Store, open_store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store", minimum_free_mib=0)
-    yield opened
-    opened.close()
-
-
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -17,7 +17,7 @@ from triage.database.connection import Database, open_database
 from triage.ingest.folder import FolderWatcher
 from triage.ingest.intake import Intake
 from triage.rules.policies import Policies
-from triage.store import Store, open_store
+from triage.store import Store
 
 
 class Clock:
@@ -39,21 +39,6 @@ def database(sqlite_url: str) -> Iterator[Database]:
     opened = open_database(sqlite_url)
     yield opened
     opened.dispose()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store", minimum_free_mib=0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def intake(database: Database, store: Store) -> Iterator[Intake]:
-    door = Intake(database, store, policies=Policies())
-    door.start()
-    yield door
-    door.stop()
 
 
 @pytest.fixture

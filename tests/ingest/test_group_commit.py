@@ -14,14 +14,7 @@ from triage.database.connection import Database, open_database
 from triage.database.house import raise_alarm
 from triage.errors import DatabaseRejected, DatabaseUnavailable, StoreError
 from triage.ingest.group_commit import GroupCommit
-from triage.store import Staged, Store, open_store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store", minimum_free_mib=0)
-    yield opened
-    opened.close()
+from triage.store import Staged, Store
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,21 +29,6 @@ from triage.ingest.part10 import file_meta, split
 from triage.records import ObjectState, Source
 from triage.rules.policies import Policies
 from triage.store import Store, open_store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store", minimum_free_mib=0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def intake(database: Database, store: Store) -> Iterator[Intake]:
-    door = Intake(database, store, policies=Policies())
-    door.start()
-    yield door
-    door.stop()
 
 
 def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:

@@ -2,11 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 
 from tests.dicom_files import make_dx, to_bytes
@@ -19,22 +16,7 @@ from triage.ingest.part10 import digest_of, split
 from triage.operations.reconcile import NOTE, Reconciliation, reconcile
 from triage.records import Source
 from triage.rules.policies import Policies
-from triage.store import Store, open_store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store", minimum_free_mib=0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def intake(database: Database, store: Store) -> Iterator[Intake]:
-    door = Intake(database, store, policies=Policies())
-    door.start()
-    yield door
-    door.stop()
+from triage.store import Store
 
 
 def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
