@@ -288,6 +288,28 @@ def test_a_folder_that_vanishes_is_an_alarm_until_it_is_back(
     assert rows(database, "SELECT count(*) FROM alarms WHERE cleared_at IS NULL") == [(0,)]
 
 
+def test_what_cannot_be_looked_at_is_an_alarm_until_it_can(
+    database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
+) -> None:
+    deep = "d" * 250
+    below = os.open(folder, os.O_RDONLY)
+    for _ in range(20):  # a path longer than the kernel takes, for the superuser too
+        os.mkdir(deep, dir_fd=below)
+        above, below = below, os.open(deep, os.O_RDONLY, dir_fd=below)
+        os.close(above)
+    os.close(below)
+    watcher = watch()
+    watcher.turn()
+    open_alarms = "SELECT code, message FROM alarms WHERE cleared_at IS NULL"
+    [(code, message)] = rows(database, open_alarms)
+    assert code == "folder_unreadable"
+    assert message.endswith("has entries that cannot be read (1, first: File name too long)")
+    shutil.rmtree(folder / deep)
+    clock.pass_s(60)
+    watcher.turn()
+    assert rows(database, open_alarms) == []
+
+
 def test_names_that_are_no_text_are_taken_in(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:

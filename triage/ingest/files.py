@@ -19,15 +19,20 @@ log = structlog.get_logger(__name__)
 PARTIAL_SUFFIXES: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".temp", ".swp")
 
 
-def files_below(root: Path) -> Iterator[tuple[Path, Stamp]]:
-    """Yield regular files below a folder, without following links."""
+def files_below(root: Path, unreadable: list[str]) -> Iterator[tuple[Path, Stamp]]:
+    """Yield regular files below a folder, without following links.
+
+    Adds to `unreadable` why something could not be looked at; what went away meanwhile could.
+    """
     pending = [root]
     while pending:
         directory = pending.pop()
         try:
             entries = list(os.scandir(directory))
+        except FileNotFoundError:
+            continue
         except OSError as error:
-            log.warning("folder_unreadable", reason=error.strerror)
+            unreadable.append(str(error.strerror))
             continue
         for entry in entries:
             if is_passed_over(entry.name):
@@ -36,6 +41,8 @@ def files_below(root: Path) -> Iterator[tuple[Path, Stamp]]:
             if entry.is_dir(follow_symlinks=False):
                 pending.append(path)
             elif (stamp := stamp_of(path)) is not None:
+                if not os.access(path, os.R_OK):
+                    unreadable.append("no permission to read a file")
                 yield path, stamp
 
 

@@ -62,6 +62,8 @@ log = structlog.get_logger(__name__)
 
 DONE, FAILED = ".done", ".failed"
 FAILURE = "an error of triage: see folder_file_failed in the log"
+FIND_IT = "Check the mount and the path in [folders] watch."
+OPEN_IT = "Give the user of triage the right to read everything below it."
 READERS = 4  # files taken in at once; they share the intake's group commits
 LARGEST_TURN = 64
 QUERY_BATCH = 500
@@ -96,7 +98,7 @@ class FolderWatcher:
         self._resume_s = clock()
         self._polled = self._roots
         self._new_directories = False
-        self._presence: dict[Path, bool] = {}
+        self._told: dict[tuple[Path, str], str] = {}
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="folder-reader")
 
     def start(self) -> None:
@@ -182,14 +184,19 @@ class FolderWatcher:
     def _scan(self, now_s: float) -> None:
         """Look at every file of every folder and track those that were not read as they are."""
         for root in self._roots:
-            self._tell_presence(root, present=root.is_dir())
+            missing = "" if root.is_dir() else "is not there"
+            self._tell(root, "folder_missing", missing, next_step=FIND_IT)
+            unreadable: list[str] = []
             batch: list[tuple[Path, Stamp]] = []
-            for found in files_below(root):
+            for found in files_below(root, unreadable):
                 batch.append(found)
                 if len(batch) == QUERY_BATCH:
                     self._track_unknown(batch, now_s)
                     batch.clear()
             self._track_unknown(batch, now_s)
+            count = f"{len(unreadable)}, first: {unreadable[0]}" if unreadable else ""
+            trouble = f"has entries that cannot be read ({count})" if count else ""
+            self._tell(root, "folder_unreadable", trouble, next_step=OPEN_IT)
         again = self._polled or self._new_directories
         interval_s = min(self._config.stable_s, self._config.rescan_s)
         self._next_scan_s = now_s + (interval_s if again else self._config.rescan_s)
@@ -211,24 +218,27 @@ class FolderWatcher:
             if known.get(path_text(path)) != (stamp.size_bytes, stamp.mtime_ns)
         ]
 
-    def _tell_presence(self, root: Path, *, present: bool) -> None:
-        """An absent folder is an alarm, not an empty folder: its mount may be gone."""
-        if self._presence.get(root) == present:
+    def _tell(self, root: Path, code: str, trouble: str, *, next_step: str) -> None:
+        """Raise an alarm where there is trouble, clear it where there is none, at each change.
+
+        What cannot be looked at is an alarm, not an empty folder: a mount or a right may be gone.
+        """
+        if self._told.get((root, code)) == trouble:
             return
         with self._db.write() as connection:
             now = self._db.now(connection)
-            if present:
-                clear_alarm(connection, code="folder_missing", subject=path_text(root), now=now)
-            else:
+            if not trouble or (root, code) in self._told:
+                clear_alarm(connection, code=code, subject=path_text(root), now=now)
+            if trouble:
                 raise_alarm(
                     connection,
-                    code="folder_missing",
+                    code=code,
                     subject=path_text(root),
-                    message=f"the watched folder {path_text(root)} is not there",
-                    next_step="Check the mount and the path in [folders] watch.",
+                    message=f"the watched folder {path_text(root)} {trouble}",
+                    next_step=next_step,
                     now=now,
                 )
-        self._presence[root] = present
+        self._told[root, code] = trouble
 
     # --- taking in
 
