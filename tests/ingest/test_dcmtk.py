@@ -16,7 +16,6 @@ from triage.config import ReceiverConfig
 from triage.database.connection import Database, open_database
 from triage.ingest.intake import Intake
 from triage.ingest.storage_scp import StorageReceiver
-from triage.rules.policies import Policies
 from triage.store import Store
 
 pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
@@ -30,14 +29,11 @@ def database(sqlite_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def receiver(database: Database, store: Store) -> Iterator[StorageReceiver]:
-    door = Intake(database, store, policies=Policies())
-    door.start()
-    listening = StorageReceiver(door, ReceiverConfig(port=0))
+def receiver(intake: Intake) -> Iterator[StorageReceiver]:
+    listening = StorageReceiver(intake, ReceiverConfig(port=0))
     listening.start()
     yield listening
     listening.stop(drain_s=5)
-    door.stop()
 
 
 def tool(

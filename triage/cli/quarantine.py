@@ -214,7 +214,8 @@ def _settle(
 ) -> None:
     """Record the decision and delete the bytes, unless another held object has the same ones.
 
-    In one transaction: bytes that arrive again meanwhile wait for it, and are written anew.
+    In one transaction under the lock of arrivals: the same bytes arriving meanwhile wait for it,
+    find their file gone and are refused for now, so that they are sent again.
     """
     from triage.database.connection import lock_arrivals
     from triage.database.intake_log import is_kept_aside, settle_quarantined

@@ -41,7 +41,7 @@ def files_below(root: Path, unreadable: list[str]) -> Iterator[tuple[Path, Stamp
             if entry.is_dir(follow_symlinks=False):
                 pending.append(path)
             elif (stamp := stamp_of(path)) is not None:
-                if not os.access(path, os.R_OK):
+                if not os.access(path, os.R_OK) and path.exists():
                     unreadable.append("no permission to read a file")
                 yield path, stamp
 

@@ -62,6 +62,7 @@ log = structlog.get_logger(__name__)
 
 DONE, FAILED = ".done", ".failed"
 FAILURE = "an error of triage: see folder_file_failed in the log"
+HIDDEN = "has entries that cannot be read ({}, first: {})"
 FIND_IT = "Check the mount and the path in [folders] watch."
 OPEN_IT = "Give the user of triage the right to read everything below it."
 READERS = 4  # files taken in at once; they share the intake's group commits
@@ -194,9 +195,8 @@ class FolderWatcher:
                     self._track_unknown(batch, now_s)
                     batch.clear()
             self._track_unknown(batch, now_s)
-            count = f"{len(unreadable)}, first: {unreadable[0]}" if unreadable else ""
-            trouble = f"has entries that cannot be read ({count})" if count else ""
-            self._tell(root, "folder_unreadable", trouble, next_step=OPEN_IT)
+            hidden = HIDDEN.format(len(unreadable), unreadable[0]) if unreadable else ""
+            self._tell(root, "folder_unreadable", hidden, next_step=OPEN_IT)
         again = self._polled or self._new_directories
         interval_s = min(self._config.stable_s, self._config.rescan_s)
         self._next_scan_s = now_s + (interval_s if again else self._config.rescan_s)
