@@ -24,7 +24,7 @@ run: $(READY)
 	$(BIN)/triage --config triage.toml run
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks --write
 
 pocket: $(READY)
 	$(BIN)/python -m triage.pocket

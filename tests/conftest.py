@@ -23,6 +23,7 @@ from triage.store import Store, open_store
 # The suite's processes share the cores: two thread pools that spin on one core starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["tests.assurance.plugin"]
 _numbers = itertools.count(1)
 
 

@@ -31,6 +31,10 @@ class Stub:
     ready: bool = True
     failure: BaseException | None = None
     beats: tuple[RoleBeat, ...] = ()
+    works: bool = False
+
+    def gets_on(self) -> bool:
+        return self.works
 
     def start(self) -> None: ...
 
@@ -100,6 +104,22 @@ def test_ready_is_said_once_and_only_when_every_part_is(
     assert heard(manager) == ["READY=1"]
 
 
+def test_more_time_is_asked_for_only_while_what_is_not_ready_gets_on(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    part = Stub(ready=False, works=True)
+    pulse = Pulse([Stub(), part], environ={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+    pulse.turn()
+    assert heard(manager) == ["EXTEND_TIMEOUT_USEC=150000000"]
+    part.works = False
+    pulse.turn()
+    assert heard(manager) == []
+    part.ready = part.works = True
+    pulse.turn()
+    pulse.turn()
+    assert heard(manager) == ["READY=1"]
+
+
 def test_the_watchdog_is_fed_only_while_every_role_makes_its_turns(
     manager: socket.socket, tmp_path: Path, db: Database
 ) -> None:
@@ -120,6 +140,19 @@ def test_the_watchdog_is_fed_only_while_every_role_makes_its_turns(
     beat.turned()
     pulse.turn()
     assert heard(manager) == ["WATCHDOG=1"]
+
+
+def test_a_ping_that_did_not_get_through_is_sent_again_in_the_next_turn(tmp_path: Path) -> None:
+    clock = Clock()
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "late"), "WATCHDOG_USEC": "20000000"}
+    pulse = Pulse([Stub(ready=False)], environ=environ, monotonic=clock)
+    clock.now_s += 10
+    pulse.turn()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "late"))
+        pulse.turn()
+        manager.settimeout(5)
+        assert manager.recv(100) == b"WATCHDOG=1"
 
 
 @pytest.mark.parametrize("role", ["receive", "watch"])

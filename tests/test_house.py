@@ -60,7 +60,7 @@ def test_broad_excepts_stand_only_at_the_top_of_threads_and_processes() -> None:
     assert len(broad) <= BROAD_EXCEPT_LIMIT, broad
 
 
-def test_the_wheel_holds_migrations_pocket_bundle_and_sample_configuration(tmp_path: Path) -> None:
+def test_the_wheel_holds_all_that_an_installation_needs(tmp_path: Path) -> None:
     subprocess.run(
         [
             sys.executable,
@@ -83,3 +83,6 @@ def test_the_wheel_holds_migrations_pocket_bundle_and_sample_configuration(tmp_p
     assert "triage/pocket/bundle/bundle.json" in held
     assert any(path.startswith("triage/_shipped/migrations/versions/0001") for path in held)
     assert any(path.endswith("entry_points.txt") for path in held)
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
+    assert {f"triage/_shipped/{path.relative_to(ROOT)}" for path in files} <= held
+    assert "triage/_shipped/constraints.txt" in held

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from tests.assurance import requirement
 from triage.log import REDACTED, configure_logging, is_private
 
 
@@ -37,6 +38,7 @@ def test_a_line_is_one_json_document_when_the_stream_is_no_terminal(lines: io.St
     assert str(line["timestamp"]).endswith("Z")
 
 
+@requirement("P1")
 @pytest.mark.parametrize(
     "key",
     [
@@ -86,6 +88,7 @@ def test_a_traceback_is_logged_without_local_variables(lines: io.StringIO) -> No
     assert lines.getvalue().count("\n") == 1
 
 
+@requirement("P1")
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_the_text_of_an_error_that_may_quote_an_object_is_left_out(form: str) -> None:
     stream = io.StringIO()
@@ -114,6 +117,7 @@ def test_a_warning_is_logged_by_its_place_without_its_text(lines: io.StringIO) -
     assert "SECRET" not in lines.getvalue()
 
 
+@requirement("P1")
 @pytest.mark.parametrize("name", ["pydicom", "pydicom.valuerep", "pynetdicom.utils"])
 def test_the_dicom_libraries_cannot_quote_an_object(lines: io.StringIO, name: str) -> None:
     library = logging.getLogger(name)

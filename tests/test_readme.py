@@ -54,6 +54,7 @@ TESTED: dict[str, tuple[Prepare, int]] = {
     "triage migrate": (nothing, 0),
     "triage check": (nothing, 1),  # no model is configured at this site, and it says so
     "triage status": (nothing, 2),  # the daemon is down
+    "triage metrics": (nothing, 0),
     "triage worklist": (with_study, 0),
     "triage show DEMO-A001": (with_study, 0),
     "triage acknowledge DEMO-A001": (with_study, 0),

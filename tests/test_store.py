@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.assurance import requirement
 from triage.errors import OutOfSpace, StoreError
-from triage.store import Store, open_store
+from triage.store import MIB, PIECE_BYTES, Draft, Store, open_store
 
 
 def digest(data: bytes) -> str:
@@ -38,6 +40,7 @@ def test_a_committed_object_stands_under_its_digest_with_its_bytes(store: Store)
     assert staged.size_bytes == 8
 
 
+@requirement("P1")
 def test_nothing_is_readable_by_others(store: Store) -> None:
     path = store.resolve(put(store, b"secret"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -57,6 +60,7 @@ def test_the_same_object_twice_is_one_file(store: Store) -> None:
     assert len(files_below(store.root / "objects")) == 1
 
 
+@requirement("G7")
 def test_a_failing_source_leaves_nothing_behind(store: Store) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
@@ -67,6 +71,7 @@ def test_a_failing_source_leaves_nothing_behind(store: Store) -> None:
     assert files_below(store.root) == []
 
 
+@requirement("S1")
 @pytest.mark.parametrize(
     "path",
     [
@@ -88,6 +93,7 @@ def test_a_digest_cannot_be_a_path(store: Store) -> None:
         store.stage([b""], digest="../../x")
 
 
+@requirement("N2")
 def test_space_is_refused_before_it_runs_out(tmp_path: Path) -> None:
     store = open_store(tmp_path, minimum_free_mib=0)
     free_mib = store.free_mib()
@@ -119,32 +125,118 @@ assert not list(store.root.rglob("*.part")), "a half-written file was left"
     assert done.stdout.strip() == "StoreError"
 
 
-def failing(number: int) -> Iterator[bytes]:
-    yield b"half"
-    raise OSError(number, os.strerror(number))
+def break_off(draft: Draft, target: str, flags: int) -> None:
+    """Let the draft's descriptor lead elsewhere, so that the kernel itself refuses."""
+    other = os.open(target, flags)
+    os.dup2(other, draft._descriptor)
+    os.close(other)
 
 
+@requirement("D3")
 def test_no_space_does_not_put_the_store_out_of_service(store: Store) -> None:
-    with pytest.raises(OutOfSpace):
-        store.stage(failing(errno.ENOSPC), digest=digest(b""))
+    with store.draft() as draft:
+        draft.append(b"half")
+        break_off(draft, "/dev/full", os.O_WRONLY)
+        with pytest.raises(OutOfSpace):
+            draft.append(b"more")
     assert store.fault == ""
+    assert files_below(store.root) == []
     put(store, b"after")
 
 
-def test_a_file_system_that_became_read_only_can_be_mended(store: Store) -> None:
-    with pytest.raises(StoreError):
-        store.stage(failing(errno.EROFS), digest=digest(b""))
+def test_a_refusal_before_anything_is_written_can_be_mended(store: Store) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="Too many open files"):
+            store.stage([b"x"], digest=digest(b"x"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     put(store, b"after")
 
 
-def test_a_failed_write_puts_the_store_out_of_service_for_good(store: Store) -> None:
-    with pytest.raises(StoreError):
-        store.stage(failing(errno.EIO), digest=digest(b""))
-    assert "Input/output error" in store.fault
+def is_out_of_service(store: Store) -> bool:
     with pytest.raises(StoreError, match="out of service"):
         store.stage([b"more"], digest=digest(b"more"))
     with pytest.raises(StoreError, match="out of service"):
         store.check_space(0)
+    return store.fault != ""
+
+
+@requirement("D3")
+def test_a_failed_write_puts_the_store_out_of_service_for_good(store: Store) -> None:
+    with store.draft() as draft:
+        break_off(draft, "/dev/null", os.O_RDONLY)
+        with pytest.raises(StoreError):
+            draft.append(b"data")
+    assert is_out_of_service(store)
+
+
+@requirement("D3")
+def test_a_failed_sync_puts_the_store_out_of_service_for_good(store: Store) -> None:
+    with store.draft() as draft:
+        draft.append(b"data")
+        break_off(draft, "/dev/null", os.O_WRONLY)  # takes every write, cannot be synced
+        with pytest.raises(StoreError):
+            draft.stage(digest(b"data"))
+    assert is_out_of_service(store)
+    assert files_below(store.root) == []
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), OSError(errno.EIO, "its disk")])
+def test_an_error_of_the_source_is_not_one_of_the_store(store: Store, error: OSError) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise error
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        store.stage(chunks(), digest=digest(b"half"))
+    assert caught.value is error
+    assert store.fault == ""
+    assert files_below(store.root) == []
+
+
+def test_the_beginning_of_a_draft_can_be_written_last(store: Store) -> None:
+    with store.draft(offset=4) as draft:
+        for chunk in (b"da", memoryview(b"ta"), bytearray(b"!")):
+            draft.append(chunk)
+        assert draft.read(100, 4) == b"data!"
+        draft.write_at(0, b"HEAD")
+        staged = draft.stage(digest(b"x"))
+    store.commit([staged])
+    assert b"".join(map(bytes, store.pieces(staged.path))) == b"HEADdata!"
+    assert staged.size_bytes == 9
+
+
+def test_a_draft_that_is_not_staged_is_gone(store: Store) -> None:
+    with store.draft() as draft:
+        draft.append(b"data")
+        assert len(files_below(store.root / "incoming")) == 1
+    assert files_below(store.root) == []
+
+
+def test_the_margin_is_looked_at_while_a_large_file_is_written(store: Store) -> None:
+    with store.draft() as draft:
+        draft.append(bytes(MIB))
+        store.minimum_free_mib = store.free_mib() + 1000
+        for _ in range(3):
+            draft.append(bytes(MIB))
+        with pytest.raises(OutOfSpace, match="margin"):
+            draft.append(bytes(MIB))
+    assert files_below(store.root) == []
+
+
+def test_a_stored_file_is_read_in_pieces(store: Store) -> None:
+    data = os.urandom(PIECE_BYTES + 1000)
+    lengths = [len(piece) for piece in store.pieces(put(store, data))]
+    assert lengths == [PIECE_BYTES, 1000]
+
+
+def test_a_stored_file_that_is_gone_is_told_as_such(store: Store) -> None:
+    path = put(store, b"data")
+    store.delete(path)
+    with pytest.raises(FileNotFoundError):
+        list(store.pieces(path))
 
 
 def test_quarantine_keeps_each_content_once(store: Store) -> None:
@@ -195,3 +287,20 @@ def test_directories_that_vanish_are_made_again(store: Store) -> None:
     path.parent.rmdir()
     put(store, b"data")
     assert path.exists()
+
+
+def test_a_file_that_cannot_be_removed_does_not_hide_why_it_should_be(store: Store) -> None:
+    """A disk that turns read-only refuses the write, and then the removal of what was written."""
+    staged = store.stage([b"data"], digest=digest(b"data"))
+
+    def refused() -> None:
+        with store.draft() as draft:
+            for temporary in (draft.temporary, staged.temporary):
+                temporary.unlink()
+                temporary.mkdir()
+            raise OutOfSpace("the file system is full")
+
+    with pytest.raises(OutOfSpace):
+        refused()
+    store.discard(staged)
+    assert store.fault == ""

@@ -21,6 +21,7 @@ from triage.rules.orders import OrdersPolicy
 from triage.rules.policies import Policies
 from triage.rules.priority import PriorityPolicy
 from triage.rules.retry import RetryPolicy
+from triage.rules.silence import SilencePolicy
 
 SEARCH_PATH = (Path("triage.toml"), Path("/etc/triage/triage.toml"))
 ENVIRONMENT_PREFIX = "TRIAGE_"
@@ -160,8 +161,40 @@ class WorkerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Metrics for Prometheus, served by the role schedule and by no other."""
+
+    enabled: bool = False  # no port is opened that nobody asked for
+    host: str = "127.0.0.1"
+    port: int = 9464
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError("[metrics] port must lie between 0 and 65535")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
-    """No keys yet; the section's name is reserved (DESIGN section 6)."""
+    """DICOM audit messages (PS3.15 A.5): spooled, and sent where a collector is named."""
+
+    enabled: bool = False  # the spool holds patient data: not without somebody who takes it off
+    spool: Path = Path("/var/lib/triage/audit")
+    maximum_spool_mib: int = 256
+    host: str = ""  # of the collector, as its certificate names it; empty = spooled only
+    port: int = 6514  # syslog over TLS, RFC 5425
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.maximum_spool_mib < 1:
+            raise ConfigError("[audit] maximum_spool_mib must be at least 1")
+        if not 0 < self.port <= 65535:
+            raise ConfigError("[audit] port must lie between 1 and 65535")
+        if self.enabled and self.host and not self.ca:
+            raise ConfigError("[audit] host needs ca, the authority of the collector's certificate")
+        if bool(self.certificate) != bool(self.key):
+            raise ConfigError("[audit] certificate and key belong together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +228,8 @@ class Config:
     priority: PriorityPolicy = PriorityPolicy()
     retry: RetryPolicy = RetryPolicy()
     worker: WorkerConfig = WorkerConfig()
+    senders: SilencePolicy = SilencePolicy()
+    metrics: MetricsConfig = MetricsConfig()
     audit: AuditConfig = AuditConfig()
     logging: LoggingConfig = LoggingConfig()
     source: Path | None = field(default=None, metadata={"key": False})

@@ -7,6 +7,7 @@ first and close first: C-ECHO is answered before any model is thought of.
 """
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,7 +21,9 @@ from triage.config import Config
 from triage.database.connection import Database, open_database, require_revision
 from triage.errors import ConfigError, TransientError
 from triage.log import configure_logging, text_of
-from triage.operations.notify import notify, watchdog_interval_s
+from triage.operations.audit_part import AuditPart, note_process
+from triage.operations.loading import STILL_S
+from triage.operations.notify import VARIABLES, extend_timeout, notify, watchdog_interval_s
 from triage.operations.parts import AnalysePart, DoorsPart, Part, SchedulePart
 from triage.operations.supervise import Child, Supervisor
 from triage.store import Store, open_store
@@ -32,6 +35,10 @@ SUPERVISED_BY = "SUPERVISED_BY_PID"  # in the environment of a supervised child
 EXIT_FAILED = 1
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another start may well succeed
 TICK_S = 0.2
+# What systemd is asked for while models load: longer than the daemon itself waits for a load that
+# stands still, so that the daemon's own sentence comes first.
+LOADING_EXTENSION_S = STILL_S + 30.0
+STOPPING_EXTENSION_S = 90.0  # for one part or all children: their threads are waited for 30 s each
 
 
 def run(config: Config, roles: Collection[str] = ()) -> int:
@@ -43,6 +50,8 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
     """
     chosen = _chosen(config, roles)
     configure_logging(level=config.logging.level, form=config.logging.format)
+    # A dump would hold images and names. Children inherit the limit.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -56,10 +65,12 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
         parts = _parts(config, db, store, chosen if roles else chosen - {"analyse"})
         supervisor = Supervisor([] if roles else _children(config))
         # Stopped in the reverse of this order: the doors first, the children last.
-        stack.callback(supervisor.stop)
+        stack.callback(_stop, supervisor)
         for part in reversed(parts):
-            stack.callback(part.stop)
+            stack.callback(_stop, part)
         stack.callback(notify, "STOPPING=1")
+        stack.callback(note_process, db, config, started=False, roles=chosen)
+        note_process(db, config, started=True, roles=chosen)
         for part in parts:
             part.start()
         log.info("daemon_started", roles=sorted(chosen), pid=os.getpid())
@@ -67,6 +78,15 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
         log.info("daemon_stops", exit_code=code)
     log.info("daemon_stopped", exit_code=code)
     return code
+
+
+def _stop(what: Part | Supervisor) -> None:
+    """Stop one of several: each has its own time, so that one that drains takes none of another's.
+
+    Bounded, as nothing is stopped twice and nothing asks while it stops.
+    """
+    notify(extend_timeout(STOPPING_EXTENSION_S))
+    what.stop()
 
 
 def serve(parts: Sequence[Part], supervisor: Supervisor, stop: threading.Event) -> int:
@@ -87,7 +107,11 @@ def serve(parts: Sequence[Part], supervisor: Supervisor, stop: threading.Event) 
 
 
 class Pulse:
-    """What systemd hears: ready once, then a ping as long as every role makes its turns."""
+    """What systemd hears: ready once, then a ping as long as every role makes its turns.
+
+    Until it is ready: a request for more time whenever what is not ready has done some work, so
+    that a large model may take its time to load and a hung load may not.
+    """
 
     def __init__(
         self,
@@ -108,6 +132,8 @@ class Pulse:
             self._ready = True
             notify("READY=1", self._environ)
             log.info("daemon_ready")
+        elif not self._ready and all(part.ready or part.gets_on() for part in self._parts):
+            notify(extend_timeout(LOADING_EXTENSION_S), self._environ)
         now_s = self._monotonic()
         if self._interval_s is None or now_s - self._pinged_s < self._interval_s:
             return
@@ -115,8 +141,8 @@ class Pulse:
         if stuck:
             log.error("roles_stuck", roles=stuck)
             return
-        notify("WATCHDOG=1", self._environ)
-        self._pinged_s = now_s
+        if notify("WATCHDOG=1", self._environ):  # else tried again in the next turn
+            self._pinged_s = now_s
 
 
 def _chosen(config: Config, roles: Collection[str]) -> set[str]:
@@ -144,6 +170,8 @@ def _parts(config: Config, db: Database, store: Store, roles: set[str]) -> list[
         parts.append(DoorsPart(config, db, store, roles))
     if "schedule" in roles:
         parts.append(SchedulePart(config, db, store))
+        if config.audit.enabled:
+            parts.append(AuditPart(config, db))
     if "analyse" in roles:
         parts.append(AnalysePart(config, db, store))
     return parts
@@ -153,7 +181,8 @@ def _children(config: Config) -> list[Child]:
     """Return one worker process per slot. It reads the same configuration."""
     from triage.worker.serving import slots
 
-    environment = {**os.environ, SUPERVISED_BY: str(os.getpid())}
+    environment = {name: text for name, text in os.environ.items() if name not in VARIABLES}
+    environment[SUPERVISED_BY] = str(os.getpid())
     if config.source is not None:
         environment["TRIAGE_CONFIG"] = str(config.source.absolute())
     command = (sys.executable, "-m", "triage", "run", "--role", "analyse")

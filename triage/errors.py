@@ -94,7 +94,7 @@ class IdentifiersInvalid(ObjectRefused):
 
 
 class ObjectUnparsable(ObjectRefused):
-    """The bytes are no DICOM data set, or break a limit of size, depth or count."""
+    """The bytes are no DICOM data set, or break a limit of depth or count."""
 
 
 class CommandMismatch(ObjectRefused):

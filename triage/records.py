@@ -73,6 +73,18 @@ class StudyState(StrEnum):
     EXPIRED = "expired"
 
 
+class AlarmCode(StrEnum):
+    """What an open alarm is about; each has its section in deploy/RUNBOOK.md."""
+
+    PIXEL_CONFLICT = "pixel_conflict"  # two images under one SOP Instance UID
+    TWO_PATIENTS = "two_patients"  # two patients under one Study Instance UID
+    OBJECTS_MISSING = "objects_missing"  # rows whose files are gone from the store
+    OBJECTS_UNREADABLE = "objects_unreadable"  # files in the store that cannot be taken in
+    FOLDER_MISSING = "folder_missing"
+    FOLDER_UNREADABLE = "folder_unreadable"  # a watched folder hides entries
+    AUDIT_WAITS = "audit_waits"  # audit messages are not spooled or not delivered
+
+
 class Mode(StrEnum):
     SERVE = "serve"
     SHADOW = "shadow"
@@ -209,6 +221,7 @@ class Job:
     owner: str
     due_at: datetime
     lease_expires_at: datetime
+    rank: int = 0  # 0 most urgent, as it was at the claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

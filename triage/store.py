@@ -24,11 +24,15 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from types import TracebackType
 
 from triage.errors import OutOfSpace, StoreError
 
 MIB = 1024 * 1024
+PIECE_BYTES = MIB
+STEP_BYTES = 4 * MIB  # of one file, between two looks at the margin and two pushes to the disk
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _RELATIVE = re.compile(r"(?:objects|quarantine)/([0-9a-f]{2})/(\1[0-9a-f]{62})\.dcm\Z")
@@ -36,6 +40,8 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 # Refused before anything was written: no doubt is left about what the disk holds, so the next
 # attempt may succeed. Every other error of a write, sync or rename leaves that doubt.
 _MENDABLE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM}
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 Bytes = bytes | bytearray | memoryview
 
@@ -50,6 +56,81 @@ class Staged:
     size_bytes: int
 
 
+class Draft:
+    """A file that is being written in the writer's own directory, until `stage` or the `with` ends.
+
+    Of one thread. Raises OutOfSpace or StoreError as `Store.stage` does.
+    """
+
+    def __init__(self, store: "Store", *, offset: int) -> None:
+        self._store = store
+        self._end = offset
+        self._step_bytes = 0
+        self._staged = False
+        self.temporary = store.incoming / f"{secrets.token_hex(16)}.part"
+        with store.guarded():
+            self._descriptor = os.open(self.temporary, _NEW, 0o600)
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            os.close(self._descriptor)
+        finally:
+            if not self._staged:
+                _forget(self.temporary)
+
+    @property
+    def size_bytes(self) -> int:
+        """Where the next chunk goes."""
+        return self._end
+
+    def append(self, chunk: Bytes) -> None:
+        """Write a chunk at the end."""
+        if self._step_bytes + len(chunk) > STEP_BYTES:
+            self._step(len(chunk))
+        with self._store.guarded():
+            written = _write_all(self._descriptor, chunk, self._end)
+        self._end += written
+        self._step_bytes += written
+
+    def write_at(self, offset: int, chunk: Bytes) -> None:
+        """Write over what was left free at `offset`."""
+        with self._store.guarded():
+            _write_all(self._descriptor, chunk, offset)
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Return what was written; fewer bytes at the end."""
+        with self._store.guarded():
+            return os.pread(self._descriptor, length, offset)
+
+    def _step(self, coming_bytes: int) -> None:
+        """Look at the margin, and have the disk begin with what was written since the last step.
+
+        Else a large object meets the disk at its one sync, which everyone else's sync waits for.
+        The kernel has begun to write when the advice returns; small objects stay in its cache.
+        """
+        self._store.check_space(coming_bytes)
+        start, length = self._end - self._step_bytes, self._step_bytes
+        with self._store.guarded():
+            os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_DONTNEED)
+        self._step_bytes = 0
+
+    def stage(self, digest: str, *, aside: bool = False) -> "Staged":
+        """Sync the file and name its place: among the objects, or `aside` in the quarantine."""
+        path = _relative("quarantine" if aside else "objects", digest)
+        with self._store.guarded():
+            os.fsync(self._descriptor)
+        self._staged = True
+        return Staged(temporary=self.temporary, path=path, digest=digest, size_bytes=self._end)
+
+
 class Store:
     """One open store. Safe for threads; several processes may open the same path."""
 
@@ -58,7 +139,7 @@ class Store:
         self.minimum_free_mib = minimum_free_mib
         self._fault = ""
         self._lock = threading.Lock()
-        self._incoming, self._claim = _claim_incoming(root / "incoming")
+        self.incoming, self._claim = _claim_incoming(root / "incoming")
 
     @property
     def fault(self) -> str:
@@ -85,13 +166,21 @@ class Store:
                 f"the store has {free_mib} MiB free, its margin is {self.minimum_free_mib} MiB"
             )
 
+    def draft(self, *, offset: int = 0) -> Draft:
+        """Begin a file whose name is not known yet, leaving `offset` bytes free at its beginning.
+
+        Used in a `with` statement, at whose end it is gone unless it was staged.
+        """
+        self._require_sound()
+        return Draft(self, offset=offset)
+
     def stage(self, chunks: Iterable[Bytes], *, digest: str) -> Staged:
         """Write `chunks` as one file and sync it. `commit` or `discard` must follow.
 
         `digest` is 64 lower-case hexadecimal digits and becomes the name. Raises OutOfSpace or
-        StoreError; nothing is left behind then.
+        StoreError, or what the iterator raises; nothing is left behind then.
         """
-        return self._stage(chunks, digest, "objects")
+        return self._stage(chunks, digest, aside=False)
 
     def commit(self, staged: Sequence[Staged]) -> None:
         """Give every file its place, then sync each directory once. Raises OutOfSpace, StoreError.
@@ -102,21 +191,23 @@ class Store:
         directories: dict[Path, None] = {}
         for item in staged:
             final = self.root / item.path
-            with self._guarded():
-                final.parent.mkdir(mode=0o700, exist_ok=True)
+            with self.guarded():
+                with suppress(FileExistsError):
+                    final.parent.mkdir(mode=0o700)
+                    directories[final.parent.parent] = None  # it was gone: its name is new too
                 item.temporary.replace(final)
             directories[final.parent] = None
         for directory in directories:
-            with self._guarded():
+            with self.guarded():
                 _sync_directory(directory)
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged file that will not be committed."""
-        staged.temporary.unlink(missing_ok=True)
+        _forget(staged.temporary)
 
     def stage_aside(self, chunks: Iterable[Bytes], *, digest: str) -> Staged:
         """Write and sync bytes whose place is the quarantine; otherwise as `stage`."""
-        return self._stage(chunks, digest, "quarantine")
+        return self._stage(chunks, digest, aside=True)
 
     def resolve(self, relative: str) -> Path:
         """Return the absolute path of a stored or quarantined file, by the path in its row.
@@ -127,10 +218,24 @@ class Store:
             raise StoreError("a row names a file outside the store")
         return self.root / relative
 
+    def pieces(self, relative: str) -> Iterator[Bytes]:
+        """Yield the bytes of one stored or quarantined file; each piece until the next one.
+
+        Raises FileNotFoundError where it is gone, StoreError where it cannot be read.
+        """
+        path = self.resolve(relative)
+        try:
+            with path.open("rb", buffering=0) as file:
+                yield from read_pieces(file)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"a stored file cannot be read ({_words(error)})") from error
+
     def delete(self, relative: str) -> None:
         """Remove one stored or quarantined file and sync its directory. Absent is not an error."""
         path = self.resolve(relative)
-        with self._guarded():
+        with self.guarded():
             path.unlink(missing_ok=True)
             if path.parent.exists():
                 _sync_directory(path.parent)
@@ -150,7 +255,7 @@ class Store:
         """
         removed = 0
         for directory in sorted((self.root / "incoming").iterdir()):
-            if directory == self._incoming or not directory.is_dir():
+            if directory == self.incoming or not directory.is_dir():
                 continue
             with suppress(FileNotFoundError), _locked(directory) as free:
                 if free:
@@ -160,20 +265,14 @@ class Store:
 
     def close(self) -> None:
         """Give up the writer's directory; the store is not used afterwards."""
-        shutil.rmtree(self._incoming, ignore_errors=True)
+        shutil.rmtree(self.incoming, ignore_errors=True)
         os.close(self._claim)
 
-    def _stage(self, chunks: Iterable[Bytes], digest: str, place: str) -> Staged:
-        self._require_sound()
-        relative = _relative(place, digest)
-        temporary = self._incoming / f"{secrets.token_hex(16)}.part"
-        try:
-            with self._guarded():
-                size_bytes = _write_synced(temporary, chunks)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return Staged(temporary=temporary, path=relative, digest=digest, size_bytes=size_bytes)
+    def _stage(self, chunks: Iterable[Bytes], digest: str, *, aside: bool) -> Staged:
+        with self.draft() as draft:
+            for chunk in chunks:
+                draft.append(chunk)
+            return draft.stage(digest, aside=aside)
 
     def _paths(self, place: str, after: str) -> Iterator[str]:
         for shard in SHARDS:
@@ -190,7 +289,7 @@ class Store:
             raise StoreError(f"the store is out of service since {self._fault}")
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """Map OSError to OutOfSpace or StoreError; the latter may put the store out of service."""
         try:
             yield
@@ -224,20 +323,28 @@ def open_store(path: Path, *, minimum_free_mib: int) -> Store:
         raise StoreError(f"the store {path} cannot be opened ({_words(error)})") from error
 
 
-def _write_synced(path: Path, chunks: Iterable[Bytes]) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    size_bytes = 0
-    try:
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B")
-            while view:
-                written = os.write(descriptor, view)
-                size_bytes += written
-                view = view[written:]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return size_bytes
+def read_pieces(file: FileIO) -> Iterator[memoryview]:
+    """Yield what is left of an unbuffered file; each piece is valid until the next is asked for."""
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    while read := file.readinto(buffer):
+        yield buffer[:read]
+
+
+def _write_all(descriptor: int, chunk: Bytes, offset: int) -> int:
+    view = memoryview(chunk).cast("B")
+    written = 0
+    while written < len(view):
+        written += os.pwrite(descriptor, view[written:], offset + written)
+    return written
+
+
+def _forget(temporary: Path) -> None:
+    """Remove a half-written file. Where that fails, the error that led here is the one to tell.
+
+    What stays is swept at the next start.
+    """
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:

@@ -1,72 +1,165 @@
-"""Receive rate, durable, against Debian's `storescp --fork`, which syncs nothing."""
+"""Receive rate, durable, beside peers that are not: storescp, Orthanc, a bare pynetdicom handler.
 
-import shutil
-import subprocess
-import tempfile
+Everything is sent by dcmsend, so the sender's part is the same. Beside them stands what the disk
+itself does: the same bytes written, synced, renamed and their directory synced by as many threads.
+"""
+
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+from tests.benchmarks import sending
+from tests.benchmarks.measuring import (
+    Conditions,
+    Limit,
+    Note,
+    Ratio,
+    Row,
+    at_least,
+    by_turns,
+    configuration,
+    daemon,
+    free_port,
+    listening,
+    need,
+    ratio,
+    say,
+)
+from tests.faults.peers import Orthanc, Storescp, running
 
-from tests.benchmarks.measuring import Row, configuration, daemon, free_port, listening, say
-from tests.dicom_files import make_ct_series, make_dx, to_bytes
+TITLE = "Receive, durable"
+CT_IMAGES = 600
+DX_IMAGES = 100
+SENDERS = (1, 4)
+OURS, STORESCP, ORTHANC, BARE, DISK = (
+    "triage",
+    "storescp --fork",
+    "Orthanc",
+    "bare pynetdicom",
+    "disk",
+)
+Serve = Callable[[Path, int], AbstractContextManager[object]]
 
-RUNS = 3
-Serve = Callable[[Path, int], AbstractContextManager[None]]
-CT_IMAGES = 200  # 512 x 512 x 2 bytes = 0.5 MB
-DX_IMAGES = 20  # 2560 x 2048 x 2 bytes = 10 MB
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Objects of one size, and how Orthanc's rate is to be exceeded."""
+
+    name: str
+    folder: Path
+    of_orthanc: Limit
+
+    @property
+    def count(self) -> int:
+        return sum(1 for _ in self.folder.iterdir())
 
 
-def measure() -> Iterator[Row]:
+def measure(conditions: Conditions) -> Iterator[Row | Note]:
     """Yield objects per second for CT- and DX-size objects over 1 and 4 associations."""
-    if not (shutil.which("dcmsend") and shutil.which("storescp")):
-        say("receive: left out, DCMTK is not installed (apt-get install dcmtk)")
-        return
-    for kind, count in (("CT", CT_IMAGES), ("DX", DX_IMAGES)):
-        for senders in (1, 4):
-            with tempfile.TemporaryDirectory() as sent:
-                shares = _objects(kind, count, senders, Path(sent))
-                for peer, serve in (("triage", _triage), ("storescp --fork", _storescp)):
-                    label = f"receive {kind}, {senders} association(s), {peer}"
-                    say(label)
-                    values = tuple(_rate(shares, count, serve) for _ in range(RUNS))
-                    yield Row(what=label, values=values, unit="objects/s")
+    need("dcmsend", "storescp", package="dcmtk")
+    if not Orthanc.installed():
+        yield Note(text="Orthanc is not installed (apt-get install orthanc): left out.")
+    with conditions.folder() as folder:
+        ct = sending.write_ct(folder / "ct", conditions.count(CT_IMAGES, least=8))
+        dx = sending.write_dx(folder / "dx", conditions.count(DX_IMAGES, least=8))
+        loads = (
+            Load(name="CT 0.5 MB", folder=ct, of_orthanc=at_least(2.0)),
+            Load(name="DX 10 MB", folder=dx, of_orthanc=at_least(1.0)),
+        )
+        for load in loads:
+            for senders in SENDERS:
+                yield from _cell(conditions, load, senders)
+    yield Note(
+        text="triage runs its receive role alone, as triage-receive.service does: no schedule, no"
+        " analysis, which would take processor time from whichever receiver stood beside them."
+    )
+    yield Note(
+        text="storescp syncs nothing, Orthanc the file but neither its directory nor its index:"
+        " theirs is what they answer, not what a power cut leaves. triage answers when file,"
+        " directory and row are on the disk."
+    )
 
 
-def _rate(shares: Sequence[Path], count: int, serve: Serve) -> float:
-    """One run into an empty store, each sender with its share."""
-    with tempfile.TemporaryDirectory() as name:
+def _cell(conditions: Conditions, load: Load, senders: int) -> Iterator[Row]:
+    """One size and number of senders: all peers by turns."""
+    with conditions.folder() as folder:
+        shares = sending.split(load.folder, folder / "shares", senders)
+        sending.warm(*shares)
+        say(f"  {load.name}, {senders} association(s)")
+        turn = {
+            name: partial(_rate, conditions, shares, load.count, serve)
+            for name, serve in _peers().items()
+        }
+        turn[DISK] = partial(_disk, conditions, shares, load.count)
+        values = by_turns(turn, conditions)
+    for name, each in values.items():
+        what = f"{load.name}, {senders} association{'s' if senders > 1 else ''}: {name}"
+        ratios = _ratios(values, load) if name == OURS else ()
+        yield Row(what=what, values=each, unit="/s", ratios=ratios)
+
+
+def _ratios(values: dict[str, tuple[float, ...]], load: Load) -> tuple[Ratio, ...]:
+    limits = {ORTHANC: load.of_orthanc}
+    return tuple(
+        ratio(values[OURS], to=name, of=each, limit=limits.get(name))
+        for name, each in values.items()
+        if name != OURS
+    )
+
+
+def _peers() -> dict[str, Serve]:
+    peers: dict[str, Serve] = {OURS: _triage, STORESCP: partial(running, Storescp)}
+    peers |= {ORTHANC: partial(running, Orthanc), BARE: _bare}
+    if not Orthanc.installed():
+        del peers[ORTHANC]
+    return peers
+
+
+def _rate(conditions: Conditions, shares: Sequence[Path], count: int, serve: Serve) -> float:
+    """One run into an empty store, which is gone afterwards."""
+    with conditions.folder() as folder:
         port = free_port()
-        with serve(Path(name), port):
-            started = time.monotonic()
-            running = [
-                subprocess.Popen(
-                    ["dcmsend", "-aec", "TRIAGE", "+sd", "127.0.0.1", str(port), str(share)],
-                    stdout=subprocess.DEVNULL,
-                )
-                for share in shares
-            ]
-            if any(process.wait() for process in running):
-                raise RuntimeError("dcmsend failed")
-            return count / (time.monotonic() - started)
+        with serve(folder, port):
+            took_s = sending.send(shares, port)
+            sending.require_held(folder, count)
+    return count / took_s
 
 
-def _objects(kind: str, count: int, senders: int, folder: Path) -> list[Path]:
-    noise = np.random.default_rng(0)
-    if kind == "CT":
-        volume = noise.integers(-1000, 1000, (count, 512, 512), dtype=np.int16)
-        objects = make_ct_series(volume)
-    else:
-        pixels = noise.integers(0, 4096, (2560, 2048), dtype=np.uint16)
-        objects = [make_dx(pixels) for _ in range(count)]
-    shares = [folder / f"sender{number}" for number in range(senders)]
-    for share in shares:
-        share.mkdir()
-    for number, ds in enumerate(objects):
-        (shares[number % senders] / f"{number}.dcm").write_bytes(to_bytes(ds))
-    return shares
+def _disk(conditions: Conditions, shares: Sequence[Path], count: int) -> float:
+    """What the disk takes when nothing else is done; each thread with its share."""
+    with conditions.folder() as folder:
+        started = time.monotonic()
+        threads = [
+            threading.Thread(target=_copy_synced, args=(share, folder / str(number)))
+            for number, share in enumerate(shares)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took_s = time.monotonic() - started
+        sending.require_held(folder, count)
+    return count / took_s
+
+
+def _copy_synced(share: Path, into: Path) -> None:
+    into.mkdir()
+    directory = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+    for path in share.iterdir():
+        temporary = into / "part"
+        with temporary.open("wb") as file:
+            file.write(path.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(into / path.name)
+        os.fsync(directory)
+    os.close(directory)
 
 
 @contextmanager
@@ -76,9 +169,10 @@ def _triage(folder: Path, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def _storescp(folder: Path, port: int) -> Iterator[None]:
+def _bare(folder: Path, port: int) -> Iterator[None]:
     held = folder / "held"
     held.mkdir()
-    command = ["storescp", "--fork", "-od", str(held), str(port)]
-    with (folder / "log").open("w") as log, listening(command, port, log=log.fileno()):
+    command = [sys.executable, "-m", "tests.benchmarks.bare_receiver", str(held), str(port)]
+    root = Path(__file__).parents[2]
+    with (folder / "log").open("w") as log, listening(command, port, log=log.fileno(), cwd=root):
         yield

@@ -64,3 +64,20 @@ def test_the_built_in_bundle_is_shown_as_not_for_clinical_use(
     assert "NO: demonstration only" in capsys.readouterr().out
     assert main(["bundle", "show", "--json", str(BUNDLE)]) == 0
     assert json.loads(capsys.readouterr().out)["bundle"]["not_for_clinical_use"] is True
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (["show", "nowhere"], "`triage bundle init --help`"),
+        (["verify", "nowhere"], "`triage bundle init --help`"),
+        (["init", "--encoder", "nowhere", "new"], "config.json"),
+    ],
+)
+def test_a_directory_that_is_not_there_is_told_with_what_to_name_instead(
+    verb: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", *verb]) == 1
+    told = capsys.readouterr().err
+    assert "there is no directory nowhere" in told
+    assert said in told

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.site import ROOT, Site, arrive
 from triage.cli.command_line import main, parser
 
 VERBS = {
     "run", "status", "worklist", "show", "requeue", "priority", "acknowledge", "quarantine",
-    "bundle", "check", "migrate", "send", "demo",
+    "bundle", "check", "migrate", "send", "demo", "metrics", "backup", "restore",
 }  # fmt: skip
 FAMILIES = {
     "quarantine": {"list", "show", "release", "discard"},
@@ -91,6 +92,15 @@ def test_a_path_that_the_system_refuses_is_one_sentence_with_the_next_step(
     assert len(said.splitlines()) == 1
 
 
+def test_what_an_error_quotes_steers_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(tmp_path / "\x1b[2Jnone\n.toml"), "worklist"]) == 1
+    said = capsys.readouterr().err
+    assert "none" in said
+    assert said.removesuffix("\n").isprintable()
+
+
 def test_the_configuration_may_stand_on_either_side_of_the_verb(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,19 +117,31 @@ def test_status_cannot_tell_without_a_readable_configuration(tmp_path: Path) -> 
     assert "). Name a readable file" in done.stderr
 
 
-def test_status_imports_no_model_library_and_no_orm_layer(tmp_path: Path) -> None:
-    config = tmp_path / "triage.toml"
-    config.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/none.sqlite"\n', "utf-8")
+@pytest.mark.parametrize("verb", ["--help", "--version", "status", "worklist", "show A1"])
+def test_what_is_asked_all_day_imports_no_model_library_and_no_orm_layer(
+    verb: str, site: Site
+) -> None:
+    arrive(site, accession_number="A1")
     code = (
-        "import sys; from triage.cli import main; main(['status']);"
-        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+        f"import sys; sys.argv = ['triage', *{verb.split()!r}];"
+        "import atexit;"
+        f"atexit.register(lambda: print(sorted(set({HEAVY!r}) & set(sys.modules)),"
+        " file=sys.stderr));"
+        "from triage.cli import main; sys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, text=True, timeout=60, check=False,
-        env={"TRIAGE_CONFIG": str(config)},
+        capture_output=True, text=True, timeout=60, check=False, cwd=site.directory,
+        env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.stderr.splitlines()[-1] == "[]"
+    assert done.stdout
+    assert done.stderr.splitlines() == ["[]"]
+
+
+def test_the_version_is_one_line() -> None:
+    done = run("--version", PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout.split()[0]) == (0, "triage")
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_a_name_that_the_terminal_cannot_write_is_no_traceback(tmp_path: Path) -> None:
@@ -128,3 +150,19 @@ def test_a_name_that_the_terminal_cannot_write_is_no_traceback(tmp_path: Path) -
     assert done.returncode == 1
     assert "\\u5c71" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["priority", "A1", "URGENT"], "'STAT', 'HIGH', 'MEDIUM', 'ROUTINE', 'LOW', 'none'"),
+        (["worklist", "--limit", "many"], "many is no whole number"),
+        (["quarantine", "show", "x"], "x is no whole number"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_of_the_user(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capsys.readouterr().err

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.assurance import requirement
 from tests.cli.site import Site, arrive
 from triage.cli.command_line import main
 
@@ -27,6 +28,7 @@ def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, 
     return studies
 
 
+@requirement("W6")
 def test_an_acknowledged_study_leaves_the_list_with_the_name_of_who_did_it(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,6 +40,7 @@ def test_an_acknowledged_study_leaves_the_list_with_the_name_of_who_did_it(
     assert gone["acknowledged_by"] == getpass.getuser()
 
 
+@requirement("W6")
 def test_a_person_sets_a_priority_and_withdraws_it(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +110,7 @@ def test_the_wrong_revision_is_refused_and_names_migrate(
     assert main(["--config", str(config), "migrate"]) == 0
     capsys.readouterr()
     assert main(["--config", str(config), "migrate", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"applied": []}
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "applied": []}
 
 
 def test_show_has_everything_of_a_study_for_people_and_for_programs(

@@ -18,6 +18,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 
+from tests.assurance import requirement
 from triage.cli.command_line import main
 from triage.cli.sending import Destination, files_below, send
 from triage.errors import TransientError
@@ -79,6 +80,7 @@ def destination(peer: Peer, **changes: Any) -> Destination:
     return Destination(host="127.0.0.1", port=peer.port, called_ae_title="PEER", **changes)
 
 
+@requirement("G3")
 def test_data_sets_arrive_byte_for_byte_in_their_own_syntax(peer: Peer, tmp_path: Path) -> None:
     uids = {write(tmp_path / f"{n}.dcm", syntax=syntax): n for n, syntax in enumerate(SYNTAXES)}
     sent = list(send(files_below([tmp_path]), destination(peer)))

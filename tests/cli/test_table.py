@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from triage.cli.table import Column, Line, Screen, Style, cell, render
+from triage.cli.table import Column, Line, Screen, Style, beside, cell, half, render
 from triage.cli.text import cells
 
 COLUMNS = (
@@ -55,3 +57,45 @@ def test_the_lines_of_a_cell_stand_below_each_other() -> None:
     stacked = (Line(text="above"), Line(text="below"))
     text = render(COLUMNS, [[cell(1), stacked, cell("x")]], Screen())
     assert text.splitlines()[2:] == ["1  above  x", "   below"]
+
+
+@settings(deadline=None)  # examples share a busy machine
+@given(
+    columns=st.integers(min_value=40, max_value=200),
+    words=st.lists(st.text(alphabet="ab 山e\u0301-", max_size=80), min_size=7, max_size=7),
+)
+def test_rigid_columns_give_way_before_the_screen_does(columns: int, words: list[str]) -> None:
+    heads = [Column(title=f"TITLE {n}", share=n % 2) for n in range(7)]
+    text = render(
+        heads,
+        [[cell(word) for word in words]],
+        Screen(columns=columns),
+        notes=[cell(words[0])],
+        notes_from=1,
+    )
+    assert max(cells(line) for line in text.splitlines()) <= columns
+
+
+def test_a_note_stands_below_its_row_from_its_column_to_the_edge() -> None:
+    text = render(
+        COLUMNS,
+        [[cell(1), cell("a"), cell("b")], [cell(2), cell("c"), cell("d")]],
+        Screen(columns=40),
+        notes=[cell("word " * 12), ()],
+        notes_from=1,
+    )
+    assert text.splitlines()[2:] == [
+        "1  a     b",
+        "   word word word word word word word",
+        "   word word word word word",
+        "",
+        "2  c     d",
+    ]
+
+
+def test_two_blocks_stand_side_by_side_whatever_their_paint() -> None:
+    on = Screen(columns=22, colour=True)
+    assert half(on).columns == 10
+    left = [on.paint("left", Style.ALARM), "below"]
+    lines = beside(left, ["right"], on)
+    assert [SGR.sub("", line) for line in lines] == ["left        right", "below"]

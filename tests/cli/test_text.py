@@ -1,5 +1,7 @@
 """Header text reaches the terminal without control over it, and is measured as it is shown."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +80,66 @@ def test_a_person_name_is_read_from_its_first_filled_group(value: str, shown: st
 def test_a_time_is_shown_to_the_second_in_utc() -> None:
     assert text.instant("2026-01-02T03:04:05.123456Z") == "2026-01-02 03:04:05Z"
     assert text.instant(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (-3, "0 s"),
+        (1.24, "1 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (3599, "59 min"),
+        (7800, "2 h 10 min"),
+        (86400 + 7200, "1 d 02 h"),
+    ],
+)
+def test_a_rough_wait_has_no_seconds_beside_minutes(seconds: float | None, shown: str) -> None:
+    assert text.about(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        ("", "-"),
+        ("2026-01-02T03:01:05Z", "3 min ago"),
+        ("2026-01-02T03:04:05.4Z", "0 s ago"),
+        ("2026-01-02T03:14:05Z", "in 10 min"),
+    ],
+)
+def test_a_time_is_told_from_now(value: str | None, shown: str) -> None:
+    assert text.ago(value, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)) == shown
+
+
+@pytest.mark.parametrize(
+    ("count_bytes", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (75_517 << 20, "74 GiB"),
+        (1 << 60, "1024 PiB"),
+    ],
+)
+def test_a_size_has_its_largest_unit(count_bytes: int, shown: str) -> None:
+    assert text.size(count_bytes) == shown
+
+
+def test_a_letter_and_its_mark_are_shown_as_one_character() -> None:
+    assert text.clean("e\u0301") == "\u00e9"
+    assert text.cells(text.clean("\u1112\u1161\u11ab")) == 2
+
+
+def test_right_to_left_text_is_closed_and_takes_no_more_cells() -> None:
+    name = "\u05db\u05d4\u05df"
+    assert text.closed(name) == name + text.LEFT_TO_RIGHT
+    assert text.cells(text.closed(name)) == 3
+    assert text.closed("Cohen") == "Cohen"
+
+
+def test_a_long_word_is_cut_after_a_hyphen_or_a_dot() -> None:
+    assert text.wrap("MACALLISTER-FITZGERALD", 14) == ["MACALLISTER-", "FITZGERALD"]
+    assert text.wrap("1.2.840.113619", 10) == ["1.2.840.", "113619"]

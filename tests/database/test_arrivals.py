@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.assurance import requirement
 from tests.builders import (
     BASIC_TEXT_SR,
     make_arrival,
@@ -52,6 +53,7 @@ def test_every_disposition_leaves_its_trace(room: Room) -> None:
     assert {event.source for event in events} == {"folder"}
 
 
+@requirement("G1")
 def test_equal_bytes_make_no_second_row_and_no_work(room: Room) -> None:
     arrival = make_arrival()
     first = room.arrive(arrival)
@@ -76,6 +78,7 @@ def test_a_sender_is_seen_by_each_of_its_images(room: Room) -> None:
     assert sender.last_image_at == room.clock()
 
 
+@requirement("G8")
 def test_a_series_is_looked_at_when_it_has_closed(room: Room) -> None:
     study, series = new_uid(), new_uid()
     for _ in range(3):
@@ -108,6 +111,7 @@ def test_an_endless_series_closes_by_its_age(room: Room) -> None:
     assert closed == 1
 
 
+@requirement("G8")
 def test_a_late_image_opens_a_new_generation_that_supersedes(room: Room) -> None:
     study, series = new_uid(), new_uid()
 
@@ -207,6 +211,7 @@ def test_equal_pixels_are_a_revision_whose_header_is_shown_without_inference(roo
     assert room.rows(Alarm) == []
 
 
+@requirement("G2")
 def test_other_pixels_are_a_conflict_an_alarm_and_an_unfinished_study(room: Room) -> None:
     contest(room)
     compare(room, ObjectState.CONFLICT)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, new_uid
 from tests.database.conftest import Room, analysed
 from triage.database import arrivals, queue, worklist
@@ -14,6 +15,7 @@ from triage.errors import StaleLease
 from triage.records import Analysis, ObjectState
 
 
+@requirement("G1")
 def test_one_object_received_by_several_at_once_is_held_once(room: Room) -> None:
     arrival = make_arrival()
     start = threading.Barrier(6)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, text
 
+from tests.assurance import requirement
 from tests.conftest import run_on_server
 from tests.database.conftest import Clock
 from triage.database import url as urls
@@ -102,6 +103,7 @@ def test_the_clock_is_the_databases_unless_a_test_gives_one(
 # --- SQLite's writers
 
 
+@requirement("D5")
 def test_writers_of_two_processes_serialise_on_the_lock_file(sqlite_url: str) -> None:
     db = open_database(sqlite_url)
     sender(db, "A")
@@ -163,6 +165,7 @@ def test_the_lock_dies_with_its_holder(sqlite_url: str) -> None:
     db.dispose()
 
 
+@requirement("D5")
 def test_a_commit_survives_power_cuts(sqlite_url: str) -> None:
     db = open_database(sqlite_url)
     with db.write() as connection:
@@ -230,6 +233,19 @@ def test_connections_that_the_server_closed_are_replaced(
     db.dispose()
 
 
+def test_a_database_that_is_closed_to_connections_for_a_while_is_transient(
+    postgres_url: str, postgres_uri: str
+) -> None:
+    db = open_database(postgres_url)
+    name = postgres_url.partition("@/")[2].partition("?")[0]
+    run_on_server(postgres_uri.format("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    with pytest.raises(DatabaseUnavailable):
+        sender(db, "A")
+    run_on_server(postgres_uri.format("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    sender(db, "A")
+    db.dispose()
+
+
 # --- URLs
 
 
@@ -270,6 +286,7 @@ def test_a_socket_directory_is_a_host(tmp_path: Path) -> None:
     assert arguments["unix_sock"] == f"{tmp_path}/.s.PGSQL.5432"
 
 
+@requirement("D5")
 def test_sqlite_on_a_network_file_system_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, make_policies, new_uid
 from tests.database.conftest import Room, analysed
 from triage.database import queue
@@ -17,6 +18,7 @@ from triage.database.tables_house import Event, JobEvent, JobRow
 from triage.errors import DecodeCrashed, DecodeError, StaleLease
 from triage.records import Analysis, Job, JobKind, JobState, ObjectState, Rank, Subject
 from triage.rules.orders import OrderRule, OrdersPolicy
+from triage.rules.ranks import urgency
 from triage.rules.retry import RetryPolicy
 
 LEASE_S = 60
@@ -63,6 +65,7 @@ def row(room: Room, job: Job) -> object:
 # --- claims
 
 
+@requirement("Q1")
 def test_processes_that_claim_at_once_never_get_the_same_job(room: Room, database_url: str) -> None:
     for _ in range(40):
         room.arrive(make_arrival())
@@ -120,6 +123,8 @@ def test_a_job_is_not_claimed_before_it_is_due_nor_as_another_kind(room: Room) -
 # --- leases
 
 
+@requirement("Q1")
+@requirement("Q2")
 def test_a_lease_that_ran_out_is_claimed_anew_and_the_old_result_is_refused(room: Room) -> None:
     slow = one_job(room)
     room.clock.advance(LEASE_S - 1)
@@ -140,6 +145,7 @@ def test_a_lease_that_ran_out_is_claimed_anew_and_the_old_result_is_refused(room
     assert result.findings[0]["probability"] == 0.1
 
 
+@requirement("Q1")
 def test_the_same_worker_with_an_older_fence_is_refused(room: Room) -> None:
     slow = one_job(room)
     room.clock.advance(LEASE_S)
@@ -185,6 +191,7 @@ def test_a_transient_failure_comes_back_later_each_time(room: Room) -> None:
     assert room.claim() == []
 
 
+@requirement("Q3")
 def test_a_permanent_failure_is_a_dead_letter_and_the_study_says_failed(room: Room) -> None:
     job = one_job(room)
     assert fail(room, job, DecodeError("the pixels are cut short")) is JobState.DEAD
@@ -197,6 +204,7 @@ def test_a_permanent_failure_is_a_dead_letter_and_the_study_says_failed(room: Ro
     assert (study.images_eligible, study.images_analysed) == (1, 0)
 
 
+@requirement("Q3")
 def test_what_kills_its_worker_runs_out_of_attempts_too(room: Room) -> None:
     room.policies = make_policies(retry=RetryPolicy(attempts=2))
     room.arrive(make_arrival())
@@ -345,9 +353,32 @@ def test_one_open_job_per_subject_and_its_depth(room: Room) -> None:
             now=room.clock(),
         )
         assert again is None
-        assert queue.queue_depth(connection, kinds=[JobKind.ANALYSE]) == 1
-        assert queue.queue_depth(connection, kinds=[JobKind.CAPTION]) == 0
+    assert len(room.claim()) == 1
     assert outcome.state is ObjectState.STORED
+
+
+def test_a_look_into_the_queue_sees_what_is_due_and_nothing_else(room: Room) -> None:
+    def is_due(*kinds: JobKind) -> bool:
+        with room.db.read() as connection:
+            return queue.is_due(connection, kinds=kinds, now=room.clock())
+
+    assert not is_due(JobKind.ANALYSE)
+    room.arrive(make_arrival())
+    assert is_due(JobKind.ANALYSE)
+    assert is_due(JobKind.CAPTION, JobKind.ANALYSE)
+    assert not is_due(JobKind.CAPTION)
+    [job] = room.claim()
+    assert not is_due(JobKind.ANALYSE)
+    fail(room, job, DecodeCrashed("it died"))
+    assert not is_due(JobKind.ANALYSE)  # it waits for its second attempt
+    room.clock.advance(3600)
+    assert is_due(JobKind.ANALYSE)
+
+
+def test_a_claim_tells_how_urgent_each_job_is(room: Room) -> None:
+    room.arrive(make_arrival())
+    room.arrive(make_arrival(c_store_priority=1))
+    assert [job.rank for job in room.claim()] == [urgency(Rank.HIGH), urgency(Rank.ROUTINE)]
 
 
 def test_a_claim_is_one_statement(room: Room) -> None:

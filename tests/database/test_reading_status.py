@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.assurance import requirement
 from tests.database.table_rows import (
     NOON,
     add_instance,
@@ -19,8 +20,9 @@ from tests.database.table_rows import (
 from triage.database import reading
 from triage.database.connection import Database
 from triage.database.house import clear_alarm, raise_alarm, record_role, record_sender
-from triage.database.intake_log import record_quarantined
-from triage.records import Source
+from triage.database.intake_log import record_event, record_quarantined
+from triage.records import ObjectState, Source
+from triage.rules.identity import COMPARED
 
 HOUR_S = 3600.0
 
@@ -149,6 +151,7 @@ def test_unread_flags_that_outlive_the_retention_tell_their_space(
     assert told["studies"]["expired_unread"] == {"count": 0, "size_bytes": 0}
 
 
+@requirement("W7")
 def test_latency_is_from_the_last_and_from_the_first_image_to_the_flag(
     database: Database, reader: reading.Reader
 ) -> None:
@@ -257,10 +260,74 @@ def test_received_objects_are_counted_over_24_hours(
     assert told["receive"]["last_image_at"] == "2026-01-02T11:59:55.000000Z"
     assert told["receive"]["quarantine_held"] == 1
     assert told["senders"] == [
-        {"ae_title": "CR1", "last_image_at": "2026-01-02T11:59:55.000000Z", "images": 1}
+        {
+            "ae_title": "CR1",
+            "last_image_at": "2026-01-02T11:59:55.000000Z",
+            "images": 1,
+            "busy_hours": None,
+            "usual_interval_s": None,
+        }
     ]
 
 
+def test_an_object_whose_pixels_were_compared_is_counted_once(
+    database: Database, reader: reading.Reader
+) -> None:
+    study = add_study(database)
+    series = add_series(database, study)
+    # (received, verdict): today, today though received before, received and not compared yet.
+    for number, (received_s, verdict) in enumerate(
+        [(-60.0, "revision"), (-25 * HOUR_S, "conflict"), (-30.0, None), (-20.0, "conflict")]
+    ):
+        uid = f"9.{number}"
+        instance = add_instance(database, study, series, uid, received_at=at(received_s))
+        add_object_event(database, uid, "stored", instance_id=instance, when=at(received_s))
+        if verdict is not None:
+            with database.write() as connection:
+                record_event(
+                    connection,
+                    state=ObjectState(verdict),
+                    sop_instance_uid=uid,
+                    instance_id=instance,
+                    source=Source.C_STORE,
+                    sender_ae_title="",
+                    reason=COMPARED,
+                    now=at(-1),
+                )
+    # One that was a revision by its bytes alone left one trace only.
+    plain = add_instance(database, study, series, "9.9", received_at=at(-5))
+    add_object_event(database, "9.9", "revision", instance_id=plain, when=at(-5))
+    counts = facts(reader)["receive"]["last_24_h"]
+    assert {state: count for state, count in counts.items() if count} == {
+        "stored": 1,
+        "revision": 2,
+        "conflict": 1,
+    }
+
+
+def test_open_studies_are_counted_by_priority(database: Database, reader: reading.Reader) -> None:
+    add_study(database, "1.1", priority="STAT")
+    add_study(database, "1.2")
+    add_study(database, "1.3", priority="STAT", sort_key=None)
+    by_priority = facts(reader)["studies"]["by_priority"]
+    assert by_priority == {"STAT": 1, "HIGH": 0, "MEDIUM": 0, "ROUTINE": 1, "LOW": 0}
+
+
+def test_each_open_study_is_counted_once_by_what_became_of_it(
+    database: Database, reader: reading.Reader
+) -> None:
+    add_study(database, "1.1", analysis="analysed", flagged_at=NOON)
+    add_study(database, "1.2", analysis="failed", flagged_at=NOON)
+    add_study(database, "1.3", analysis="failed")
+    add_study(database, "1.4", analysis="analysed")
+    add_study(database, "1.5", analysis="analysed", sort_key=None)
+    studies = facts(reader)["studies"]
+    outcomes = {"flagged": 2, "pending": 0, "analysed": 1, "not_eligible": 0, "failed": 1}
+    assert studies["open_by_outcome"] == outcomes
+    assert (studies["open"], studies["flagged_unread"]) == (4, 2)
+
+
+@requirement("D5")
 def test_the_database_tells_its_size_and_what_protects_it(reader: reading.Reader) -> None:
     told = facts(reader)["database"]
     assert told["dialect"] == reader.dialect

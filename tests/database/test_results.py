@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, new_uid
 from tests.database.conftest import MODEL, Room, analysed
 from triage.database import results
@@ -76,6 +77,8 @@ def test_a_shadow_result_is_kept_and_counts_for_nothing(room: Room) -> None:
     assert len(room.rows(ResultRow)) == 2
 
 
+@requirement("G8")
+@requirement("P6")
 def test_a_later_result_supersedes_and_the_former_one_stays_readable(room: Room) -> None:
     from triage.database.queue import requeue_study
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_header, make_policies
 from tests.database.conftest import MODEL, Room, analysed
 from triage.database import results
@@ -40,6 +41,7 @@ def seen(room: Room, *, flagged: bool, **header: str) -> int:
     return study_id
 
 
+@requirement("P3")
 def test_only_what_a_person_has_read_expires_and_only_after_its_time(room: Room) -> None:
     read, unread = seen(room, flagged=True), seen(room, flagged=True)
     room.acknowledge(read)
@@ -51,6 +53,7 @@ def test_only_what_a_person_has_read_expires_and_only_after_its_time(room: Room)
     assert room.study(unread).state != StudyState.EXPIRED
 
 
+@requirement("P3")
 def test_old_studies_off_the_list_expire_unless_they_are_flagged(room: Room) -> None:
     room.policies = make_policies(eligibility=EligibilityPolicy(maximum_study_age_h=24))
     old = {"study_date": "20200101", "study_time": "0800"}
@@ -60,6 +63,7 @@ def test_old_studies_off_the_list_expire_unless_they_are_flagged(room: Room) -> 
     assert expire(room, flagged) == []
 
 
+@requirement("P3")
 def test_pixels_embedding_and_caption_go_together_and_the_rows_stay(room: Room) -> None:
     study = seen(room, flagged=True)
     room.acknowledge(study)

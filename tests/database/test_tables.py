@@ -9,6 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Inspector, insert, inspect
 
 import triage.database.tables
+import triage.database.tables_history
 import triage.database.tables_house
 from tests.builders import make_arrival
 from tests.database.conftest import Room
@@ -50,6 +51,8 @@ CHECKED: dict[tuple[str, str], type[StrEnum]] = {
     ("results", "analysis"): Analysis,
     ("captions", "subject"): Subject,
     ("quarantine", "source"): Source,
+    ("received_totals", "source"): Source,
+    ("received_totals", "state"): ObjectState,
 }
 
 
@@ -75,6 +78,7 @@ def test_every_state_of_jobs_and_objects_is_in_its_transition_table() -> None:
 
 def test_migrations_and_tables_describe_the_same_database(database: Database) -> None:
     assert triage.database.tables
+    assert triage.database.tables_history
     assert triage.database.tables_house
     with database.read() as connection:
         context = MigrationContext.configure(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, make_policies, new_uid
 from tests.database.conftest import Room, analysed
 from triage.database import worklist
@@ -70,6 +71,7 @@ def test_flagged_studies_are_read_first_then_the_longest_waiting(room: Room) -> 
     assert order(room) == [second, first, third]
 
 
+@requirement("Q4")
 def test_a_study_rises_by_waiting_alone_when_its_time_has_come(room: Room) -> None:
     room.policies = make_policies(priority=PriorityPolicy(ageing_s=HOUR_S, ceiling_s=2.5 * HOUR_S))
     waiting = arrive(room)
@@ -98,6 +100,7 @@ def test_queued_jobs_follow_the_rank_of_their_study(room: Room) -> None:
 # --- leaving the list takes a person
 
 
+@requirement("W6")
 def test_an_acknowledged_study_leaves_the_list_and_says_who_and_when(room: Room) -> None:
     study = arrive(room)
     look(room, flagged=True)
@@ -120,6 +123,7 @@ def test_a_study_is_acknowledged_once(room: Room) -> None:
         room.acknowledge(study)
 
 
+@requirement("W1")
 def test_neither_time_nor_an_empty_result_takes_a_study_off_the_list(room: Room) -> None:
     study = arrive(room)
     look(room, flagged=False)
@@ -130,6 +134,7 @@ def test_neither_time_nor_an_empty_result_takes_a_study_off_the_list(room: Room)
     assert order(room) == [study]
 
 
+@requirement("G8")
 def test_a_late_image_puts_an_acknowledged_study_back_at_its_new_wait(room: Room) -> None:
     uid = new_uid()
     study = arrive(room, study_instance_uid=uid)
@@ -160,6 +165,7 @@ def test_a_further_slice_puts_an_acknowledged_study_back_while_its_series_is_ope
     assert order(room) == [study]
 
 
+@requirement("G8")
 def test_a_late_slice_makes_an_analysed_study_pending_at_once(room: Room) -> None:
     header = {"study_instance_uid": new_uid(), "series_instance_uid": new_uid()}
     study = room.arrive(make_arrival(make_ct_header(**header))).study_id
@@ -226,6 +232,7 @@ def test_a_duplicate_and_a_revision_do_not_bring_a_study_back(room: Room) -> Non
 # --- a person's priority
 
 
+@requirement("W6")
 def test_a_persons_priority_counts_until_a_new_finding_comes(room: Room) -> None:
     study = arrive(room)
     give(room, study, Rank.LOW)

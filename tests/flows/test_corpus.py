@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.assurance import requirement
 from tests.dicom_files import corpus_root
 from tests.flows import corpus
 from tests.flows.corpus import NOT_SENT, Ledger, Sample
@@ -35,6 +36,8 @@ def without_model(sqlite_url: str, tmp_path: Path) -> Iterator[Program]:
         program.stop()
 
 
+@requirement("N4")
+@requirement("I4")
 @pytest.mark.parametrize("tool", ["dcmsend", "storescu"])
 def test_each_file_sent_by_c_store_ends_where_it_should(
     without_model: Program, files: list[Sample], tool: str
@@ -58,6 +61,7 @@ def test_each_file_sent_by_c_store_ends_where_it_should(
     _assert_sound(program)
 
 
+@requirement("N4")
 def test_each_file_dropped_into_the_folder_ends_where_it_should(
     without_model: Program, files: list[Sample]
 ) -> None:

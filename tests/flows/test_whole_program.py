@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, to_bytes
 from tests.flows.program import Program, until
 from triage.pocket.phantoms import generate
@@ -102,6 +103,7 @@ def test_the_receiver_answers_before_any_model_is_loaded(program: Program) -> No
     assert time.monotonic() - begun < 2.0
 
 
+@requirement("D1")
 def test_a_killed_worker_comes_back_and_loses_no_image(program: Program) -> None:
     program.start()
     worker = running_worker(program)
@@ -115,6 +117,7 @@ def test_a_killed_worker_comes_back_and_loses_no_image(program: Program) -> None
     assert program.stop() == 0
 
 
+@requirement("D1")
 def test_what_was_acknowledged_survives_the_death_of_the_whole_daemon(program: Program) -> None:
     program.start()
     objects = [chest(seed, "normal") for seed in range(6)]

@@ -4,19 +4,17 @@ The weights of the real model are gated; a twin of the same shape takes the same
 same time. The vision tower is checked against the CPU, so a wrong kernel would be noticed.
 """
 
-import json
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.inference.twins import PREPROCESSOR
+from tests.assurance import requirement
+from tests.gpu.full_size import MEDGEMMA_PX, VISION, bundle_of, medgemma
 from triage.errors import InferenceError, TriageError
 from triage.inference.bundle import Bundle
-from triage.inference.bundle_making import init_bundle
 from triage.inference.captioner import load_captioner
 from triage.inference.encoder import (
     check_known_answer,
@@ -24,7 +22,6 @@ from triage.inference.encoder import (
     load_encoder,
     relative_difference,
 )
-from triage.pocket.model import CHAT_TEMPLATE, build_tokenizer
 from triage.records import Caption
 
 pytestmark = [
@@ -32,62 +29,19 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.timeout(900),
 ]
-SIZE_PX = 896
 
 
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shapes of MedGemma 4B's published config, with few words in a full-size table."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    directory: Path = tmp_path_factory.mktemp("full") / "encoder"
-    tokenizer = build_tokenizer()
-    token = tokenizer.convert_tokens_to_ids
-    config = Gemma3Config(
-        text_config={
-            "vocab_size": 262_208,
-            "hidden_size": 2560,
-            "intermediate_size": 10_240,
-            "num_hidden_layers": 34,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 1024,
-        },
-        vision_config={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "patch_size": 14,
-            "image_size": SIZE_PX,
-            "vision_use_head": False,
-        },
-        mm_tokens_per_image=256,
-        boi_token_index=token("<start_of_image>"),
-        eoi_token_index=token("<end_of_image>"),
-        image_token_index=token("<image_soft_token>"),
-        eos_token_id=[token("<eos>"), token("<end_of_turn>")],
-    )
-    torch.manual_seed(1)
-    with torch.device("cuda"):
-        model = Gemma3ForConditionalGeneration(config).to(torch.bfloat16)
-    projection = model.model.multi_modal_projector.mm_input_projection_weight
-    torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
-    assert sum(weight.numel() for weight in model.parameters()) == 4_300_079_472
-    model.save_pretrained(directory)
-    del model
+    directory = tmp_path_factory.mktemp("full")
+    encoder = medgemma(directory / "encoder", device="cuda")
     torch.cuda.empty_cache()
-    tokenizer.save_pretrained(directory)
-    (directory / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
-    size = {"size": {"height": SIZE_PX, "width": SIZE_PX}}
-    (directory / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSOR, **size}))
-    return init_bundle(directory, directory.parent / "bundle", name="full", device="cuda")
+    width = VISION["hidden_size"]
+    return bundle_of(encoder, directory / "bundle", width=width, device="cuda")
 
 
 def views(count: int) -> NDArray[np.float32]:
-    return np.random.default_rng(3).random((count, 1, SIZE_PX, SIZE_PX), dtype=np.float32)
+    return np.random.default_rng(3).random((count, 1, MEDGEMMA_PX, MEDGEMMA_PX), dtype=np.float32)
 
 
 def test_it_embeds_and_writes_in_bfloat16(full_size: Bundle) -> None:
@@ -107,6 +61,7 @@ def test_it_embeds_and_writes_in_bfloat16(full_size: Bundle) -> None:
     assert len(written) == 4
 
 
+@requirement("M3")
 def test_the_device_gives_what_the_processor_gives(full_size: Bundle) -> None:
     image = views(1)
     on_gpu = load_encoder(full_size, device="cuda").embed(image).vectors[0]

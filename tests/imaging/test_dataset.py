@@ -10,6 +10,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from tests.assurance import requirement
 from tests.dicom_files import NATIVE, make_dx, to_bytes, write
 from triage.errors import DecodeError, StoreError
 from triage.imaging.dataset import DecodeLimits, open_dataset, parse
@@ -73,6 +74,7 @@ def test_a_missing_file_is_an_error_of_the_store(tmp_path: Path) -> None:
         open_dataset(tmp_path / "absent", LIMITS)
 
 
+@requirement("S2")
 def test_a_deflated_bomb_is_stopped_at_the_limit() -> None:
     head = to_bytes(make_dx(transfer_syntax=uid.DeflatedExplicitVRLittleEndian))
     start = 132 + head[132:].index(b"1.2.840.10008.1.2.1.99") + 22
@@ -96,6 +98,7 @@ def test_nesting_within_the_limit_is_read(depth: int, tmp_path: Path) -> None:
     assert "ReferencedSeriesSequence" in open_dataset(write(ds, tmp_path / "x"), SMALL)
 
 
+@requirement("S2")
 def test_nesting_beyond_the_limit_is_refused() -> None:
     ds = make_dx()
     ds.ReferencedSeriesSequence = Sequence([nested(3)])
@@ -103,6 +106,7 @@ def test_nesting_beyond_the_limit_is_refused() -> None:
         parse(to_bytes(ds), SMALL)
 
 
+@requirement("S2")
 def test_three_thousand_open_sequences_are_refused_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(DecodeError, match="nested deeper"):
@@ -110,6 +114,7 @@ def test_three_thousand_open_sequences_are_refused_at_once() -> None:
     assert time.monotonic() - started < 1
 
 
+@requirement("S2")
 def test_too_many_elements_are_refused() -> None:
     ds = make_dx()
     ds.ReferencedImageSequence = Sequence([Dataset() for _ in range(200)])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from tests.assurance import requirement
 from tests.dicom_files import corpus_root, gradient, make_ct_slice, make_dx, make_image, write
 from triage.errors import DecodeError
 from triage.imaging.dataset import EXPLICIT_BIG, DecodeLimits, open_dataset
@@ -129,6 +130,7 @@ SYNTHETIC: dict[str, Dataset] = {
 }
 
 
+@requirement("I1")
 @pytest.mark.parametrize("ds", SYNTHETIC.values(), ids=SYNTHETIC)
 def test_a_synthetic_image_looks_as_dcmtk_shows_it(ds: Dataset, tmp_path: Path) -> None:
     difference = worst_difference(write(ds, tmp_path / "x.dcm"), tmp_path / "x.pnm")
@@ -136,6 +138,7 @@ def test_a_synthetic_image_looks_as_dcmtk_shows_it(ds: Dataset, tmp_path: Path) 
     assert difference <= GREY_LEVELS
 
 
+@requirement("I1")
 @pytest.mark.skipif(corpus_root() is None, reason="the development data is not here")
 def test_the_corpus_looks_as_dcmtk_shows_it(tmp_path: Path) -> None:
     root = corpus_root()

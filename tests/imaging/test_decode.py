@@ -13,6 +13,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
+from tests.assurance import requirement
 from tests.dicom_files import (
     DEFLATED_IMAGE_FRAME,
     NATIVE,
@@ -54,6 +55,7 @@ def values(ds: Dataset) -> Any:
     return decoded(ds).frames
 
 
+@requirement("I2")
 @pytest.mark.parametrize("syntax", LOSSLESS)
 def test_lossless_syntaxes_give_the_same_values_and_digest(syntax: str) -> None:
     pixels = np.stack([gradient(), gradient()[::-1]])
@@ -81,6 +83,7 @@ def test_colour_is_lossless_in_every_lossless_syntax(syntax: str) -> None:
     np.testing.assert_array_equal(result.frames[0], pixels)
 
 
+@requirement("I2")
 @pytest.mark.parametrize(
     ("syntax", "tolerance"),
     [(uid.JPEGExtended12Bit, 24), (uid.JPEGLSNearLossless, 2), (uid.JPEG2000, 4)],
@@ -214,6 +217,7 @@ def test_a_jpeg_that_says_it_is_rgb_is_not_converted(adobe: bool, identifiers: b
 # --- refusals
 
 
+@requirement("I4")
 def test_short_pixel_data_is_an_error_and_never_padded() -> None:
     ds = make_dx()
     ds.PixelData = ds.PixelData[:-2]
@@ -235,6 +239,7 @@ def test_a_frame_of_another_size_than_its_header_is_refused(syntax: str) -> None
         values(ds)
 
 
+@requirement("S2")
 def test_a_code_stream_that_claims_a_huge_size_is_refused_before_decoding() -> None:
     ds = make_dx(transfer_syntax=uid.JPEGLSLossless)
     size = struct.pack(">HH", ds.Rows, ds.Columns)
@@ -245,6 +250,7 @@ def test_a_code_stream_that_claims_a_huge_size_is_refused_before_decoding() -> N
         values(ds)
 
 
+@requirement("S2")
 def test_an_image_over_the_limit_is_refused_before_allocation() -> None:
     ds = make_dx()
     ds.Rows = ds.Columns = 65535
@@ -341,6 +347,7 @@ def test_the_same_bytes_in_another_shape_have_another_digest() -> None:
 SEEDS = [to_bytes(make_dx(gradient(9, 7), transfer_syntax=s)) for s in LOSSLESS]
 
 
+@requirement("S3")
 @settings(max_examples=300, deadline=None)
 @given(
     seed=st.sampled_from(SEEDS),

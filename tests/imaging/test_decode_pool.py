@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
+from tests.assurance import requirement
 from tests.dicom_files import gradient, make_dx, make_image, make_sr, write
 from triage.errors import DecodeCrashed, DecodeError, DecodeUnsupported, StoreError
 from triage.imaging.decode_pool import DecodePool, DecodeTask
@@ -105,6 +106,40 @@ def test_errors_arrive_as_they_were_raised(pool: DecodePool, tmp_path: Path) -> 
         assert children() == before  # the process goes on
 
 
+def test_the_process_has_started_before_the_first_task_comes(pool: DecodePool) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(children()) == 1
+
+
+def test_what_is_urgent_is_decoded_before_what_waited_longer(
+    pool: DecodePool, good: DecodeTask, tmp_path: Path
+) -> None:
+    pool.submit(good).result(SOON_S)
+    (pid,) = children()
+    order: list[str] = []
+    hanging = pool.submit(fifo_task(tmp_path))
+    wait_until_blocked(pid)
+    waiting = []
+    for name, rank in (("routine", 3), ("routine too", 3), ("urgent", 0)):
+        future = pool.submit(good, rank=rank)
+        future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+        waiting.append(future)
+    os.kill(pid, signal.SIGKILL)
+    for future in waiting:
+        future.result(SOON_S)
+    assert isinstance(hanging.exception(SOON_S), DecodeCrashed)
+    assert order == ["urgent", "routine", "routine too"]
+
+
+def test_a_task_knows_how_long_its_process_took(pool: DecodePool, good: DecodeTask) -> None:
+    begun = time.monotonic()
+    decoded = pool.submit(good).result(SOON_S)
+    assert 0 < decoded.decode_s <= time.monotonic() - begun
+
+
+@requirement("Q3")
 def test_a_killed_decoder_costs_its_task_and_is_replaced(
     pool: DecodePool, good: DecodeTask, tmp_path: Path
 ) -> None:
@@ -127,6 +162,7 @@ def test_a_decoder_killed_while_idle_costs_nothing(pool: DecodePool, good: Decod
     assert pool.submit(good).result(SOON_S)
 
 
+@requirement("Q3")
 def test_a_hanging_decoder_is_ended_at_the_deadline(good: DecodeTask, tmp_path: Path) -> None:
     with DecodePool(2, timeout_s=3.0) as pool:
         pool.submit(good).result(SOON_S)
@@ -138,6 +174,8 @@ def test_a_hanging_decoder_is_ended_at_the_deadline(good: DecodeTask, tmp_path: 
         assert pool.submit(good).result(SOON_S)
 
 
+@requirement("Q3")
+@requirement("M1")
 def test_a_decoder_out_of_memory_costs_its_task_only(good: DecodeTask, tmp_path: Path) -> None:
     blank = np.zeros((7000, 7000), np.uint16)
     heavy = write(make_dx(blank, transfer_syntax=uid.JPEGLSLossless), tmp_path / "heavy")

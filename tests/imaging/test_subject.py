@@ -12,6 +12,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from tests.assurance import requirement
 from tests.dicom_files import (
     gradient,
     make_ct_series,
@@ -146,6 +147,7 @@ BLANKS: dict[str, tuple[Any, bool]] = {
 }
 
 
+@requirement("I4")
 @pytest.mark.parametrize(("pixels", "blank"), BLANKS.values(), ids=BLANKS)
 def test_blank_means_nothing_to_see(pixels: Any, blank: bool, tmp_path: Path) -> None:
     assert decoded(tmp_path, [make_dx(pixels.astype(np.uint16))]).facts.blank is blank

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+from tests.assurance import requirement
 from tests.dicom_files import gradient, make_ct_slice, make_dx, make_image, make_mr_slice, to_bytes
 from triage.errors import DecodeUnsupported
 from triage.imaging.dataset import DecodeLimits, parse
@@ -50,11 +51,13 @@ def test_a_voi_table_goes_before_a_window() -> None:
     np.testing.assert_allclose(picture(ds), [[[1, 0, 0.2]]], atol=1e-6)
 
 
+@requirement("I3")
 def test_monochrome1_is_shown_inverted() -> None:
     ds = row(0, 1, 4, photometric="MONOCHROME1")
     np.testing.assert_allclose(picture(ds), [[[1, 0.75, 0]]], atol=1e-6)
 
 
+@requirement("I3")
 def test_presentation_lut_shape_inverts_and_never_twice() -> None:
     for photometric in ("MONOCHROME1", "MONOCHROME2"):
         ds = row(0, 1, 4, photometric=photometric, PresentationLUTShape="INVERSE")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.assurance import requirement
 from triage.errors import BundleError, KnownAnswerError
 from triage.inference.bundle import Bundle, load_bundle, verify_bundle
 from triage.inference.bundle_fields import read_manifest, write_manifest
@@ -53,11 +54,13 @@ def test_identity_is_the_same_wherever_the_keys_stand(copy: Path) -> None:
     assert load_bundle(copy).identity == before
 
 
+@requirement("P6")
 def test_identity_changes_with_an_operating_point(fitted: Bundle) -> None:
     edit(fitted.directory, lambda d: d["findings"][0].update(operating_point=0.6))
     assert load_bundle(fitted.directory).identity.digest != fitted.identity.digest
 
 
+@requirement("M4")
 @pytest.mark.parametrize("name", ["card.md", "known_answer.safetensors"])
 def test_a_changed_byte_is_found(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
@@ -67,6 +70,7 @@ def test_a_changed_byte_is_found(copy: Path, name: str) -> None:
         load_bundle(copy)
 
 
+@requirement("M4")
 def test_a_changed_weight_of_the_encoder_is_found(tmp_path: Path, medsiglip: Bundle) -> None:
     inside = tmp_path / "bundle" / "encoder"
     inside.mkdir(parents=True)
@@ -81,12 +85,14 @@ def test_a_changed_weight_of_the_encoder_is_found(tmp_path: Path, medsiglip: Bun
     assert load_bundle(bundle.directory, check_encoder=False).identity == bundle.identity
 
 
+@requirement("M4")
 def test_a_pickle_beside_the_listed_files_is_refused(copy: Path) -> None:
     (copy / "head.pkl").write_bytes(pickle.dumps({"weights": [1.0]}))
     with pytest.raises(BundleError, match="not listed"):
         load_bundle(copy)
 
 
+@requirement("M4")
 def test_a_pickle_in_the_place_of_a_head_is_refused(fitted: Bundle) -> None:
     import hashlib
 
@@ -98,6 +104,7 @@ def test_a_pickle_in_the_place_of_a_head_is_refused(fitted: Bundle) -> None:
         load_bundle(fitted.directory)
 
 
+@requirement("M4")
 def test_an_encoder_of_pickled_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["SiglipModel"]}')
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))

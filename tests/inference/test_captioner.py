@@ -2,14 +2,18 @@
 
 import inspect
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.assurance import requirement
 from triage.errors import BundleError, InferenceError
 from triage.inference.bundle import Bundle, load_bundle
+from triage.inference.bundle_making import init_bundle
 from triage.inference.captioner import (
     MAXIMUM_CHARACTERS,
     Captioner,
@@ -126,6 +130,7 @@ def test_the_prompt_is_the_one_that_the_processor_would_write(pocket: Captioner)
     assert tuple(ids) == pocket.prompt_ids
 
 
+@requirement("M5")
 def test_no_text_can_be_handed_in() -> None:
     for function in (Captioner.describe, Captioner.describe_features):
         annotations = [
@@ -149,19 +154,25 @@ def test_a_bundle_that_was_loaded_without_words_has_no_captioner(medsiglip: Bund
         load_captioner(medsiglip, encoder, maximum_new_tokens=8)
 
 
-def test_a_template_without_an_image_is_refused(medgemma: Bundle, tmp_path: object) -> None:
-    import shutil
-    from pathlib import Path
-
-    directory = Path(str(tmp_path)) / "encoder"
+def test_a_template_without_an_image_is_refused(medgemma: Bundle, tmp_path: Path) -> None:
+    directory = tmp_path / "encoder"
     shutil.copytree(medgemma.encoder_directory, directory)
     template = json.dumps({"chat_template": "{{ messages[0]['content'][1]['text'] }}"})
     (directory / "chat_template.json").write_text(template)
-    from triage.inference.bundle_making import init_bundle
-
-    bundle = init_bundle(directory, Path(str(tmp_path)) / "out", name="x", device="cpu")
+    bundle = init_bundle(directory, tmp_path / "out", name="x", device="cpu")
     encoder = load_encoder(bundle, device="cpu", captions=True)
     with pytest.raises(BundleError, match="does not place the image"):
+        load_captioner(bundle, encoder, maximum_new_tokens=8)
+
+
+def test_an_encoder_without_a_tokenizer_is_refused(medgemma: Bundle, tmp_path: Path) -> None:
+    directory = tmp_path / "encoder"
+    shutil.copytree(medgemma.encoder_directory, directory)
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+    bundle = init_bundle(directory, tmp_path / "out", name="x", device="cpu")
+    encoder = load_encoder(bundle, device="cpu", captions=True)
+    with pytest.raises(BundleError, match="no tokenizer"):
         load_captioner(bundle, encoder, maximum_new_tokens=8)
 
 

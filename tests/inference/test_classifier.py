@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.assurance import requirement
 from triage.errors import InferenceError
 from triage.inference.bundle import Bundle, Head
 from triage.inference.classifier import (
@@ -84,6 +85,7 @@ def test_a_subject_of_mostly_strangers_is_gated(fitted: Bundle) -> None:
     assert subject.findings == ()
 
 
+@requirement("M1")
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_a_failure_and_never_a_negative(
     fitted: Bundle, poison: float

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.assurance import requirement
 from triage.errors import (
     BundleError,
     ConfigError,
@@ -73,6 +74,7 @@ def test_one_channel_is_three_equal_channels(medgemma: Bundle) -> None:
     )
 
 
+@requirement("M3")
 def test_the_order_of_a_batch_is_kept_and_its_size_changes_nothing(medsiglip: Bundle) -> None:
     encoder = load_encoder(medsiglip, device="cpu")
     batch = views(4)
@@ -104,6 +106,7 @@ def test_key_names_of_every_age_are_read(
     np.testing.assert_array_equal(original.embed(views(1)).vectors, read.embed(views(1)).vectors)
 
 
+@requirement("M1")
 def test_a_missing_weight_is_refused(medgemma_directory: Path, tmp_path: Path) -> None:
     shutil.copytree(medgemma_directory, tmp_path, dirs_exist_ok=True)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -237,6 +240,7 @@ def test_a_view_that_the_model_refuses_fails_alone(medgemma: Bundle) -> None:
     ]
 
 
+@requirement("M2")
 def test_a_broken_device_is_raised_and_not_retried(medgemma: Bundle) -> None:
     fail: dict[str, object] = {"of": "CUDA error: an illegal memory access was encountered"}
     batch = views(4)
@@ -262,6 +266,7 @@ def test_the_known_answer_holds_where_it_was_recorded(
     assert known_vector(bundle, "float32-cpu", None) is not None
 
 
+@requirement("M2")
 def test_a_slightly_other_encoder_does_not_pass(medgemma: Bundle) -> None:
     encoder = load_encoder(medgemma, device="cpu")
 

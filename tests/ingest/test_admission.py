@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.assurance import requirement
 from triage.config import PeerConfig
 from triage.errors import ConfigError
 from triage.ingest.admission import (
@@ -56,6 +57,7 @@ REJECTED = {
 }
 
 
+@requirement("N6")
 @pytest.mark.parametrize(("how", "expected"), REJECTED.values(), ids=REJECTED)
 def test_rejected(how: dict[str, str], expected: Rejection) -> None:
     assert answer(PEERS, **how) is expected
@@ -65,6 +67,7 @@ def test_the_right_certificate_is_admitted() -> None:
     assert answer(PEERS, calling="DX1", address="2001:db8::7", subject="dx1.hospital") is None
 
 
+@requirement("N6")
 def test_without_peers_only_this_machine_may_call() -> None:
     assert answer((), calling="ANY", address="127.0.0.1") is None
     assert answer((), calling="ANY", address="::ffff:127.0.0.1") is None
@@ -72,6 +75,7 @@ def test_without_peers_only_this_machine_may_call() -> None:
     assert answer((), address="10.1.2.9") is UNKNOWN_CALLER
 
 
+@requirement("N6")
 def test_the_reject_codes_are_those_of_the_standard() -> None:
     """PS3.8 table 9-21."""
     assert (WRONG_CALLED.result, WRONG_CALLED.source, WRONG_CALLED.diagnostic) == (1, 1, 7)

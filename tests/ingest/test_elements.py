@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, to_bytes
 from triage.errors import ObjectUnparsable
 from triage.ingest.elements import (
@@ -126,6 +127,7 @@ def nested(depth: int) -> bytes:
     return long(8, 0x1032, b"SQ", UNDEFINED, bare(ITEM, UNDEFINED)) * depth
 
 
+@requirement("S2")
 def test_depth_is_bounded() -> None:
     end = bare(ITEM_END, 0) + bare(SEQUENCE_END, 0)
     assert walked(nested(32) + end * 32)
@@ -135,6 +137,7 @@ def test_depth_is_bounded() -> None:
         walked(nested(100_000))
 
 
+@requirement("S2")
 def test_count_is_bounded() -> None:
     data = short(9, 0x10, b"SH", b"") * 1001
     with pytest.raises(ObjectUnparsable, match="too many"):
@@ -146,6 +149,7 @@ def test_count_is_bounded() -> None:
         )
 
 
+@requirement("S3")
 @settings(max_examples=300, deadline=None)
 @given(
     data=st.binary(max_size=300),
@@ -160,6 +164,7 @@ def test_random_bytes_end_or_are_refused(data: bytes, encoding: Encoding) -> Non
         assert element.length is None or element.start + element.length <= len(data)
 
 
+@requirement("S3")
 @settings(max_examples=200, deadline=None)
 @given(place=st.integers(0, 5000), byte=st.integers(0, 255), cut=st.integers(0, 5000))
 def test_a_damaged_image_ends_or_is_refused(place: int, byte: int, cut: int) -> None:
@@ -173,3 +178,75 @@ def test_a_damaged_image_ends_or_is_refused(place: int, byte: int, cut: int) -> 
 
 IMAGE = to_bytes(make_dx())[132:]
 IMAGE = IMAGE[IMAGE.index(b"\x08\x00\x16\x00") :]
+
+
+class Watched:
+    """A data set of zeros but for `parts`, told by offset; counts what is read of it."""
+
+    def __init__(self, size: int, parts: dict[int, bytes]) -> None:
+        self.size, self.parts, self.largest, self.total = size, parts, 0, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self.size)
+        found = bytearray(max(0, stop - start))
+        for at, data in self.parts.items():
+            if start - len(data) < at < stop:
+                piece = data[max(0, start - at) : stop - at]
+                offset = max(0, at - start)
+                found[offset : offset + len(piece)] = piece
+        self.largest, self.total = max(self.largest, len(found)), self.total + len(found)
+        return bytes(found)
+
+
+GIB = 1 << 30
+
+
+def test_native_pixel_data_are_stepped_over_unread() -> None:
+    head = short(8, 0x18, b"UI", b"1.2\0") + long(0x7FE0, 0x10, b"OW", 2 * GIB)
+    data = Watched(len(head) + 2 * GIB, {0: head})
+    elements = list(walk(data, EXPLICIT_LITTLE, Bounds(), size=len(data)))
+    assert tags(elements) == [0x00080018, 0x7FE00010]
+    assert data.total < 64 * 1024
+
+
+def test_fragments_are_walked_header_by_header() -> None:
+    head = long(0x7FE0, 0x10, b"OB", UNDEFINED) + bare(ITEM, 0)
+    step = 8 + 2 * GIB // 100
+    parts = {0: head}
+    for number in range(100):
+        parts[len(head) + number * step] = bare(ITEM, step - 8)
+    end = len(head) + 100 * step
+    parts[end] = bare(SEQUENCE_END, 0)
+    data = Watched(end + 8, parts)
+    assert tags(list(walk(data, EXPLICIT_LITTLE, Bounds(), size=len(data)))) == [0x7FE00010]
+    assert data.largest <= 16 * 1024
+    assert data.total < 101 * 16 * 1024 + 64
+
+
+def test_padding_is_looked_through_piece_by_piece() -> None:
+    head = short(8, 0x18, b"UI", b"1.2\0")
+    size = 64 << 20
+    data = Watched(size, {0: head})
+    assert tags(list(walk(data, EXPLICIT_LITTLE, Bounds(), size=size))) == [0x00080018]
+    assert data.largest <= 1 << 20
+    spoilt = Watched(size, {0: head, size - 1: b"x"})
+    with pytest.raises(ObjectUnparsable, match="0000,0000"):
+        list(walk(spoilt, EXPLICIT_LITTLE, Bounds(), size=size))
+
+
+@pytest.mark.parametrize("rest", range(1, 9))
+def test_a_few_zeros_at_the_end_are_padding(rest: int) -> None:
+    assert tags(walked(short(8, 0x18, b"UI", b"1.2\0") + bytes(rest))) == [0x00080018]
+
+
+def test_headers_across_the_end_of_the_window_are_read_whole() -> None:
+    lengths = [number * 7 % 31 for number in range(20_000)]
+    data = b"".join(
+        long(9, number, b"UN", length, bytes(length)) for number, length in enumerate(lengths)
+    )
+    elements = walked(data)
+    assert tags(elements) == [9 << 16 | number for number in range(20_000)]
+    assert [element.length for element in elements] == lengths

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, make_sr, to_bytes, write
 from triage.config import FoldersConfig
 from triage.database.connection import Database, open_database
@@ -87,6 +88,7 @@ def settle(watcher: FolderWatcher, clock: Clock) -> int:
     return read + watcher.turn()
 
 
+@requirement("G5")
 def test_what_lies_there_at_start_is_taken_in_nested_folders_too(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:
@@ -98,6 +100,7 @@ def test_what_lies_there_at_start_is_taken_in_nested_folders_too(
     assert held(database) == 2
 
 
+@requirement("G4")
 def test_a_file_that_still_grows_is_not_touched(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_file_that_changes_is_read_again(
     assert held(database) == 2
 
 
+@requirement("G4")
 def test_links_dot_files_and_half_written_names_are_passed_over(
     database: Database,
     folder: Path,
@@ -272,6 +276,7 @@ def test_a_file_that_fails_by_our_own_fault_leaves_a_trace_and_stops_no_other(
     assert told == [("refused", "folder"), ("stored", "folder")]
 
 
+@requirement("G6")
 def test_a_folder_that_vanishes_is_an_alarm_until_it_is_back(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:
@@ -288,6 +293,7 @@ def test_a_folder_that_vanishes_is_an_alarm_until_it_is_back(
     assert rows(database, "SELECT count(*) FROM alarms WHERE cleared_at IS NULL") == [(0,)]
 
 
+@requirement("G6")
 def test_what_cannot_be_looked_at_is_an_alarm_until_it_can(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:
@@ -363,6 +369,7 @@ def test_new_renamed_and_deeply_nested_files_are_taken_in_without_a_rescan(
     assert eventually(lambda: held(database) == 3)
 
 
+@requirement("G4")
 @pytest.mark.usefixtures("running")
 def test_a_file_closed_half_way_and_completed_later_is_one_object(
     database: Database, folder: Path

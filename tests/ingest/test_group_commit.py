@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
+from tests.assurance import requirement
+from tests.ingest.doors import eventually
 from triage.database.connection import Database, open_database
 from triage.database.house import raise_alarm
 from triage.errors import DatabaseRejected, DatabaseUnavailable, StoreError
@@ -58,6 +60,7 @@ def held(writer: GroupCommit, pool: ThreadPoolExecutor) -> threading.Event:
     return gate
 
 
+@requirement("N1")
 def test_an_answer_comes_after_file_and_row(
     database: Database, store: Store, writer: GroupCommit
 ) -> None:
@@ -102,7 +105,19 @@ def test_a_bad_row_fails_alone_and_its_neighbours_are_held(
     assert [answer.exception() for answer in answers][0::2] == [None, None]
     assert isinstance(answers[1].exception(), ValueError)
     assert alarms(database) == {"a", "hiccup", "b"}
-    assert rows[1].calls == 2, "tried again alone"
+    assert rows[1].calls == 3, "with its group, behind a savepoint, alone"
+    assert writer.database_fault == "", "the database is not to blame"
+
+
+def test_a_row_that_nothing_came_with_is_tried_twice(
+    database: Database, writer: GroupCommit
+) -> None:
+    hiccup, bad = Row("hiccup", error=ValueError("odd"), once=True), Row("bad", error=ValueError())
+    assert writer.submit(hiccup) == "hiccup"
+    with pytest.raises(ValueError):  # noqa: PT011
+        writer.submit(bad)
+    assert (hiccup.calls, bad.calls) == (2, 2)
+    assert alarms(database) == {"hiccup"}
 
 
 def test_a_statement_that_the_database_rejects_fails_alone(
@@ -117,6 +132,7 @@ def test_a_statement_that_the_database_rejects_fails_alone(
     assert alarms(database) == {"after"}
 
 
+@requirement("N2")
 def test_without_a_database_the_sender_is_told_and_told_again_when_it_is_back(
     tmp_path: Path, sqlite_url: str, store: Store
 ) -> None:
@@ -133,6 +149,7 @@ def test_without_a_database_the_sender_is_told_and_told_again_when_it_is_back(
     writer.stop()
 
 
+@requirement("D3")
 def test_a_store_that_fails_fails_the_group_before_any_row(
     database: Database, store: Store, writer: GroupCommit
 ) -> None:
@@ -160,3 +177,18 @@ def test_stopping_finishes_what_was_submitted_and_refuses_the_rest(
     assert not writer.alive
     with pytest.raises(StoreError, match="stops"):
         writer.submit(Row("late"))
+
+
+def test_a_database_that_is_back_is_noticed_before_anybody_sends(
+    sqlite_url: str, store: Store
+) -> None:
+    """Who asks by C-ECHO first would else never send again."""
+    holder = open_database(sqlite_url)
+    writer = GroupCommit(open_database(sqlite_url, lock_timeout_s=0.05), store, probe_s=0.05)
+    writer.start()
+    with holder.write():
+        with pytest.raises(DatabaseUnavailable):
+            writer.submit(Row("one"))
+        assert not eventually(lambda: not writer.database_fault, within_s=0.3)
+    assert eventually(lambda: not writer.database_fault)
+    writer.stop()

@@ -1,9 +1,13 @@
 """The header is read as the sender meant it, cleaned, and never at the price of the process."""
 
+import io
+import os
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +16,12 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
+from tests.assurance import requirement
 from tests.dicom_files import make_ct_slice, make_dx, make_sr, to_bytes
 from triage.errors import IdentifiersInvalid, ObjectRefused, ObjectUnparsable
 from triage.ingest.elements import Bounds
 from triage.ingest.header import HeaderLimits, clean, decode_text, read_header
-from triage.ingest.part10 import DataSet, digest_of, file_meta, is_uid, split
+from triage.ingest.part10 import META_BYTES, DataSet, digest_of, file_meta, is_uid, split
 from triage.records import Header
 
 LIMITS = HeaderLimits()
@@ -27,7 +32,7 @@ def header_of(data: bytes, limits: HeaderLimits = LIMITS) -> Header:
 
 
 def without_meta(data: bytes) -> bytes:
-    return bytes(split(data).encoded)
+    return bytes(split(data).encoded[:])
 
 
 NATIVE = {
@@ -101,6 +106,7 @@ def test_numbers_that_are_none_do_not_refuse_an_image() -> None:
 CHARACTER_SETS = {
     "latin-1": ("ISO_IR 100", "Buc^Jérôme", "Buc^Jérôme".encode("latin-1")),
     "utf-8": ("ISO_IR 192", "Wang^XiaoDong=王^小東", "Wang^XiaoDong=王^小東".encode()),
+    "latin-9": ("ISO_IR 203", "Šimek^€", "Šimek^€".encode("iso8859_15")),
     "greek": ("ISO_IR 126", "Διονυσιος", "Διονυσιος".encode("iso8859_7")),
     "code extension": (
         "\\ISO 2022 IR 87",
@@ -173,6 +179,7 @@ def test_what_is_no_uid_is_none(text: str) -> None:
     assert not is_uid(text)
 
 
+@requirement("S1")
 def test_a_traversal_uid_is_refused() -> None:
     data = _bare(make_dx()).replace(b"1.2.840.10008.5.1.4.1.1.1.1", b"../../../../etc/passwd-----")
     with pytest.raises(IdentifiersInvalid):
@@ -217,6 +224,7 @@ def test_a_truncated_file_is_refused() -> None:
         header_of(data[:-10])
 
 
+@requirement("S1")
 def test_a_dicomdir_is_refused_as_what_it_is() -> None:
     data = to_bytes(make_dx())
     meta = file_meta(
@@ -236,6 +244,7 @@ def deflated(content: bytes) -> DataSet:
     )
 
 
+@requirement("S2")
 def test_a_deflate_bomb_is_refused_before_it_fills_memory() -> None:
     bomb = deflated(bytes(100 * 1024 * 1024))
     started_s = time.monotonic()
@@ -265,9 +274,8 @@ def test_bounds_reach_the_walk() -> None:
         header_of(to_bytes(make_dx()), HeaderLimits(bounds=Bounds(maximum_elements=5)))
 
 
+@requirement("G3")
 def test_our_file_is_read_by_others_and_keeps_the_data_set(tmp_path: Path) -> None:
-    import pydicom
-
     ds = make_ct_slice(make_dx().pixel_array.astype("int16"))
     data_set = split(to_bytes(ds))
     path = tmp_path / "ours.dcm"
@@ -276,13 +284,13 @@ def test_our_file_is_read_by_others_and_keeps_the_data_set(tmp_path: Path) -> No
         sop_instance_uid=ds.SOPInstanceUID,
         transfer_syntax_uid=data_set.transfer_syntax_uid,
     )
-    path.write_bytes(meta + bytes(data_set.encoded))
+    path.write_bytes(meta + bytes(data_set.encoded[:]))
     read = pydicom.dcmread(path)
     assert read.SOPInstanceUID == ds.SOPInstanceUID
     assert read.file_meta.TransferSyntaxUID == data_set.transfer_syntax_uid
     assert read.preamble == bytes(128)
     again = split(path.read_bytes())
-    assert bytes(again.encoded) == bytes(data_set.encoded)
+    assert bytes(again.encoded[:]) == bytes(data_set.encoded[:])
     assert digest_of(again) == digest_of(data_set)
 
 
@@ -290,3 +298,42 @@ def test_the_digest_tells_transfer_syntaxes_apart() -> None:
     first = DataSet(transfer_syntax_uid="1.2", encoded=b"same")
     second = DataSet(transfer_syntax_uid="1.3", encoded=b"same")
     assert digest_of(first) != digest_of(second)
+
+
+class Fed(bytes):
+    """Deflated bytes that remember the largest piece asked for, and how much in all."""
+
+    largest = total = 0
+
+    def __getitem__(self, part: Any) -> Any:
+        piece = super().__getitem__(part)
+        self.largest = max(self.largest, len(piece))
+        self.total += len(piece)
+        return piece
+
+
+def test_a_deflated_data_set_is_fed_once_and_in_small_pieces() -> None:
+    """What zlib leaves of a piece is copied again with each call: pieces keep the cost linear."""
+    ds = make_dx()
+    ds.PixelData = os.urandom(3 * 1024 * 1024)
+    encoded = Fed(deflated(_bare(ds)).encoded[:])
+    data_set = DataSet(transfer_syntax_uid=uid.DeflatedExplicitVRLittleEndian, encoded=encoded)
+    assert read_header(data_set, LIMITS).has_pixels
+    assert encoded.largest <= 64 * 1024
+    assert encoded.total <= len(encoded)
+
+
+def test_our_meta_information_has_one_length_whatever_it_says() -> None:
+    longest = "1." * 31 + "99"
+    for text in ("1", "1.2", longest):
+        meta = file_meta(
+            sop_class_uid=text,
+            sop_instance_uid=text,
+            transfer_syntax_uid=uid.ExplicitVRLittleEndian,
+        )
+        assert len(meta) == META_BYTES
+        read = pydicom.dcmread(io.BytesIO(meta + _bare(make_dx())))
+        assert read.file_meta.MediaStorageSOPInstanceUID == text
+        assert read.file_meta.FileMetaInformationGroupLength == META_BYTES - 144
+    most = file_meta(sop_class_uid=longest, sop_instance_uid=longest, transfer_syntax_uid=longest)
+    assert len(most) == META_BYTES

@@ -12,6 +12,7 @@ import pytest
 from pydicom import uid
 from sqlalchemy import text
 
+from tests.assurance import requirement
 from tests.dicom_files import compress, make_ct_series, make_dx, make_sr, to_bytes
 from triage.database.connection import Database, open_database
 from triage.errors import (
@@ -40,11 +41,12 @@ def files(store: Store, place: str) -> list[Path]:
     return sorted(path for path in (store.root / place).rglob("*") if path.is_file())
 
 
+@requirement("G3")
 def test_an_accepted_object_is_on_disk_as_received_and_has_its_row(
     database: Database, store: Store, intake: Intake
 ) -> None:
     ds = make_dx()
-    data_set = bytes(split(to_bytes(ds)).encoded)
+    data_set = bytes(split(to_bytes(ds)).encoded[:])
     outcome = intake.accept(
         data_set,
         transfer_syntax_uid=uid.ExplicitVRLittleEndian,
@@ -61,13 +63,14 @@ def test_an_accepted_object_is_on_disk_as_received_and_has_its_row(
     assert files(store, "incoming") == []
 
 
+@requirement("G1")
 def test_the_same_object_again_is_a_duplicate_by_either_door(
     database: Database, store: Store, intake: Intake
 ) -> None:
     data = to_bytes(make_dx())
     intake.accept(data, source=Source.FOLDER)
     again = intake.accept(
-        bytes(split(data).encoded),
+        bytes(split(data).encoded[:]),
         transfer_syntax_uid=uid.ExplicitVRLittleEndian,
         source=Source.C_STORE,
     )
@@ -95,7 +98,7 @@ def dicomdir() -> bytes:
         sop_instance_uid="1.2",
         transfer_syntax_uid=uid.ExplicitVRLittleEndian,
     )
-    return meta + bytes(split(to_bytes(make_dx())).encoded)
+    return meta + bytes(split(to_bytes(make_dx())).encoded[:])
 
 
 def without_study() -> bytes:
@@ -151,6 +154,7 @@ def test_a_dicomdir_is_refused_and_not_kept(
     assert files(store, "quarantine") == []
 
 
+@requirement("N3")
 @pytest.mark.parametrize("which", ["expected_sop_class_uid", "expected_sop_instance_uid"])
 def test_a_command_that_disagrees_with_its_data_set_is_refused_and_kept_as_a_file(
     database: Database, store: Store, intake: Intake, which: str
@@ -163,7 +167,7 @@ def test_a_command_that_disagrees_with_its_data_set_is_refused_and_kept_as_a_fil
     }
     with pytest.raises(CommandMismatch):
         intake.accept(
-            bytes(split(to_bytes(ds)).encoded),
+            bytes(split(to_bytes(ds)).encoded[:]),
             transfer_syntax_uid=uid.ExplicitVRLittleEndian,
             source=Source.C_STORE,
             **expected,
@@ -173,6 +177,7 @@ def test_a_command_that_disagrees_with_its_data_set_is_refused_and_kept_as_a_fil
     assert kept.transfer_syntax_uid == uid.ExplicitVRLittleEndian
 
 
+@requirement("S1")
 def test_hostile_identifiers_of_a_command_are_recorded_as_text_only(
     database: Database, store: Store, intake: Intake
 ) -> None:
@@ -196,8 +201,8 @@ def test_an_object_above_the_limit_is_refused(
 ) -> None:
     door = Intake(database, store, policies=Policies(), limits=HeaderLimits(maximum_object_mib=1))
     door.start()
-    with pytest.raises(ObjectUnparsable, match="maximum_object_mib"):
-        door.accept(bytes(2 * 1024 * 1024), source=Source.FOLDER)
+    with pytest.raises(ObjectRefused, match="maximum_object_mib"):
+        door.accept(to_bytes(make_dx(PixelData=bytes(2 * 1024 * 1024))), source=Source.FOLDER)
     door.refuse_unread(5 * 1024 * 1024, source=Source.FOLDER)
     door.stop()
     reasons = rows(database, "SELECT state, reason FROM object_events ORDER BY id")
@@ -205,6 +210,7 @@ def test_an_object_above_the_limit_is_refused(
     assert "5 MiB" in reasons[1][1]
 
 
+@requirement("N2")
 def test_without_space_nothing_is_taken_in_and_the_sender_may_try_again(
     database: Database, tmp_path: Path
 ) -> None:
@@ -223,6 +229,7 @@ def test_without_space_nothing_is_taken_in_and_the_sender_may_try_again(
     store.close()
 
 
+@requirement("N2")
 def test_without_a_database_nothing_is_acknowledged_and_nothing_half_done_is_left(
     sqlite_url: str, store: Store
 ) -> None:
@@ -268,6 +275,7 @@ def test_many_senders_at_once_are_all_held(
     assert len(files(store, "objects")) == len(objects)
 
 
+@requirement("P1")
 def test_no_patient_data_is_logged(
     database: Database, intake: Intake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +289,7 @@ def test_no_patient_data_is_logged(
     assert not re.search("Secret|PID-777|ACC-888", said)
 
 
+@requirement("N1")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
 def test_file_sync_rename_directory_sync_and_commit_come_in_this_order(
     sqlite_url: str, tmp_path: Path

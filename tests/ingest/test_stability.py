@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.assurance import requirement
 from triage.ingest.mounts import filesystem_type, needs_polling
 from triage.ingest.stability import Stamp, Tracker
 
@@ -76,6 +77,7 @@ MOUNTINFO = """\
 """
 
 
+@requirement("G6")
 def test_the_innermost_mount_tells_the_file_system() -> None:
     assert filesystem_type(Path("/srv/in"), MOUNTINFO) == "ext4"
     assert filesystem_type(Path("/mnt/pacs/in"), MOUNTINFO) == "nfs4"
@@ -84,6 +86,7 @@ def test_the_innermost_mount_tells_the_file_system() -> None:
     assert filesystem_type(Path("/mnt/with blank"), MOUNTINFO) == "cifs"
 
 
+@requirement("G6")
 def test_network_mounts_are_polled() -> None:
     assert needs_polling(Path("/mnt/pacs/in"), MOUNTINFO)
     assert needs_polling(Path("/mnt/user"), MOUNTINFO)

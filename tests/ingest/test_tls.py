@@ -1,18 +1,27 @@
 """DICOM over TLS: only with a certificate of our authority, and as the name that it carries."""
 
+import random
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from tests.ingest.test_storage_scp import DX, Door, associated, listening
+from tests.assurance import requirement
+from tests.dicom_files import make_dx
+from tests.ingest.doors import Door, eventually, listening
+from tests.ingest.raw_peer import EXPLICIT, RawPeer, request
+from tests.ingest.test_storage_scp import DX, associated
 from triage.config import PeerConfig
 from triage.errors import ConfigError
+from triage.ingest.network_guard import Limits
 from triage.ingest.tls import server_context
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
@@ -66,6 +75,7 @@ def associate(port: int | None, context: ssl.SSLContext) -> Association:
     return entity.associate("127.0.0.1", port, ae_title="TRIAGE", tls_args=(context, "server"))
 
 
+@requirement("N10")
 def test_a_sender_with_its_certificate_is_admitted(certificates: Path) -> None:
     with listening(Door(), **receiver_config(certificates)) as receiver:
         association = associate(receiver.tls_port, client_context(certificates, "ct1"))
@@ -73,12 +83,14 @@ def test_a_sender_with_its_certificate_is_admitted(certificates: Path) -> None:
         association.release()
 
 
+@requirement("N10")
 def test_a_certificate_of_another_name_is_rejected(certificates: Path) -> None:
     with listening(Door(), **receiver_config(certificates, subject="dx1")) as receiver:
         association = associate(receiver.tls_port, client_context(certificates, "ct1"))
-        assert association.is_rejected
+        assert eventually(lambda: association.is_rejected)
 
 
+@requirement("N10")
 @pytest.mark.parametrize("name", [None, "stranger"])
 def test_without_a_certificate_of_our_authority_there_is_no_connection(
     certificates: Path, name: str | None
@@ -94,12 +106,13 @@ def test_without_a_certificate_of_our_authority_there_is_no_connection(
         connection.recv(1)
 
 
+@requirement("N10")
 def test_a_peer_that_must_show_a_certificate_cannot_come_in_clear_text(certificates: Path) -> None:
     with (
         listening(Door(), **receiver_config(certificates)) as receiver,
         associated(receiver.port, calling="CT1") as association,
     ):
-        assert association.is_rejected
+        assert eventually(lambda: association.is_rejected)
 
 
 def test_a_silent_connection_does_not_hold_up_the_next_one(certificates: Path) -> None:
@@ -112,6 +125,55 @@ def test_a_silent_connection_does_not_hold_up_the_next_one(certificates: Path) -
         association.release()
 
 
+def test_an_object_comes_whole_over_tls(certificates: Path) -> None:
+    door, ds = Door(), make_dx()
+    ds.PixelData = random.Random(0).randbytes(3 * 1024 * 1024)
+    with listening(door, **receiver_config(certificates)) as receiver:
+        association = associate(receiver.tls_port, client_context(certificates, "ct1"))
+        assert association.send_c_store(ds).Status == 0x0000
+        association.release()
+    assert door.taken[0][0].endswith(ds.PixelData)
+
+
+def test_silence_and_the_end_of_the_program_are_told_over_tls(certificates: Path) -> None:
+    limits = Limits(idle_s=0.3, closing_s=1)
+    with listening(Door(), limits=limits, **receiver_config(certificates)) as receiver:
+        with over_tls(receiver.tls_port, certificates) as silent:
+            assert silent.abort_of() == (0, 0)
+        with over_tls(receiver.tls_port, certificates) as peer:
+            stopper = threading.Thread(target=receiver.stop, kwargs={"drain_s": 0})
+            stopper.start()
+            assert peer.abort_of() == (0, 0)
+            stopper.join()
+
+
+@contextmanager
+def over_tls(port: int | None, certificates: Path) -> Iterator[RawPeer]:
+    context = client_context(certificates, "ct1")
+    with (
+        socket.create_connection(("127.0.0.1", port or 0)) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        peer = RawPeer(connection)
+        peer.say(request(((1, DX, (EXPLICIT,)),), calling="CT1"))
+        heard = peer.hear()
+        assert heard is not None
+        assert heard[0] == 2
+        yield peer
+
+
+def test_a_handshake_that_does_not_end_is_ended(certificates: Path) -> None:
+    """Clear text on this port is no handshake either."""
+    limits = Limits(opening_s=0.3, closing_s=0.2)
+    with listening(Door(), limits=limits, **receiver_config(certificates)) as receiver:
+        for said in (b"", b"\x16\x03\x01\x02\x00", request()):
+            with socket.create_connection(("127.0.0.1", receiver.tls_port or 0)) as plain:
+                plain.sendall(said)
+                assert RawPeer(plain).is_closed()
+        assert eventually(lambda: receiver.connections_waiting == 0)
+
+
+@requirement("N10")
 def test_old_versions_of_tls_are_refused(certificates: Path) -> None:
     context = client_context(certificates, "ct1")
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.assurance import requirement
 from triage.config import Config, DatabaseConfig, FoldersConfig, ModelConfig, StoreConfig
 from triage.operations.causes import KINDS
 from triage.operations.health import EXIT_CANNOT_TELL, Health, assess, gather
@@ -73,6 +74,20 @@ def test_all_is_well_when_every_role_turns_and_a_model_serves() -> None:
     assert (health.health, health.exit_code, codes(health)) == ("ok", 0, [])
 
 
+def test_each_host_is_held_to_the_workers_that_its_devices_ask_for() -> None:
+    def worker(host: str, pid: int, *, slots: int, silent_s: float = 1.0) -> dict[str, Any]:
+        detail = {"models": [SERVED], "stuck_after_s": 60.0, "slots": slots}
+        return role("analyse", host=host, pid=pid, detail=detail, silent_s=silent_s)
+
+    doors = [role("receive"), role("schedule")]
+    both = [worker("a", 1, slots=2), worker("a", 2, slots=2), worker("b", 3, slots=1)]
+    assert codes(judged(roles=[*doors, *both])) == []
+    hangs = [both[0], worker("a", 2, slots=2, silent_s=900), both[2]]
+    (cause,) = judged(roles=[*doors, *hangs]).causes
+    assert cause.code == "worker_missing"
+    assert cause.message.startswith("1 of the 2 analysis workers")
+
+
 CASES: dict[str, tuple[dict[str, Any], str, int]] = {
     "role that was never started": (
         {"roles": [role("schedule"), analyse()]},
@@ -119,7 +134,7 @@ CASES: dict[str, tuple[dict[str, Any], str, int]] = {
     ),
     "object kept aside": ({"receive": {"quarantine_held": 2}}, "quarantine", 1),
     "alarm": (
-        {"alarms": [{"message": "Pixels differ.", "next_step": "Look at both."}]},
+        {"alarms": [{"code": "two_patients", "message": "Two.", "next_step": "Look at both."}]},
         "alarm",
         1,
     ),
@@ -153,6 +168,7 @@ def test_no_model_is_said_and_does_not_stop_the_rest() -> None:
     assert (codes(health), health.exit_code) == (["no_model"], 1)
 
 
+@requirement("M2")
 def test_one_failing_bundle_of_two_degrades_and_is_named() -> None:
     models = [SERVED, SERVED | {"name": "hand", "digest": "e", "served": False, "hint": "Look."}]
     worker = role("analyse", detail={"models": models})
@@ -241,6 +257,38 @@ def test_with_the_daemon_down_the_roles_are_missed(database_url: str, tmp_path: 
     health = gather(config_at(tmp_path, database_url))
     assert set(codes(health)) == {"role_not_running", "demonstration"}
     assert health.exit_code == 2
+
+
+def test_a_host_with_a_wrong_clock_calls_no_role_stuck(postgres_url: str, tmp_path: Path) -> None:
+    """The roles write the server's time; here it is an hour behind that of this host."""
+    from tests.conftest import run_on_server
+    from triage.database.connection import open_database
+    from triage.database.house import record_role
+
+    run_on_server(
+        postgres_url,
+        "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+        " 'SELECT pg_catalog.clock_timestamp() - interval ''1 hour'''",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog',"
+        " current_database()); END $$",
+    )
+    db = open_database(postgres_url)
+    with db.write() as connection:
+        now = db.now(connection)
+        record_role(
+            connection,
+            role="schedule",
+            host="elsewhere",
+            pid=1,
+            started_at=now,
+            state="running",
+            detail={},
+            now=now,
+        )
+    db.dispose()
+    health = gather(config_at(tmp_path, postgres_url))
+    assert datetime.now(UTC) - health.at > timedelta(minutes=59)
+    assert [row["state"] for row in health.roles] == ["running"]
 
 
 def test_a_killed_process_of_this_host_is_missed_at_once(sqlite_url: str, tmp_path: Path) -> None:

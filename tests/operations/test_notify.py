@@ -1,10 +1,11 @@
 """systemd hears of readiness over its datagram socket, and silence is harmless."""
 
 import os
+import resource
 import socket
 from pathlib import Path
 
-from triage.operations.notify import notify, watchdog_interval_s
+from triage.operations.notify import extend_timeout, notify, watchdog_interval_s
 
 
 def test_the_state_reaches_the_socket(tmp_path: Path) -> None:
@@ -28,9 +29,24 @@ def test_without_systemd_nothing_happens(tmp_path: Path) -> None:
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
 
 
+def test_a_process_without_a_free_descriptor_goes_on(tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+        try:
+            assert not notify("WATCHDOG=1", {"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
 def test_the_watchdog_is_fed_twice_per_interval_and_only_by_its_own_process() -> None:
     assert watchdog_interval_s({"WATCHDOG_USEC": "30000000"}) == 15.0
     mine = {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
     assert watchdog_interval_s(mine) == 15.0
     assert watchdog_interval_s({**mine, "WATCHDOG_PID": "1"}) is None
     assert watchdog_interval_s({}) is None
+
+
+def test_more_time_is_asked_for_in_microseconds() -> None:
+    assert extend_timeout(90.5) == "EXTEND_TIMEOUT_USEC=90500000"

@@ -2,21 +2,25 @@
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, to_bytes
 from triage.database.connection import Database, open_database
 from triage.database.intake_log import settle_quarantined
 from triage.database.retention import expire_study
 from triage.database.worklist import acknowledge
+from triage.errors import StoreError
 from triage.ingest.intake import Intake
 from triage.ingest.part10 import digest_of, split
 from triage.operations.reconcile import NOTE, Reconciliation, reconcile
 from triage.records import Source
 from triage.rules.policies import Policies
-from triage.store import Store
+from triage.store import Store, open_store
 
 
 def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
@@ -39,6 +43,7 @@ def run(
     )
 
 
+@requirement("D4")
 def test_a_file_without_a_row_is_taken_in_where_it_lies(
     database: Database, store: Store, intake: Intake
 ) -> None:
@@ -51,6 +56,7 @@ def test_a_file_without_a_row_is_taken_in_where_it_lies(
     assert run(database, store, intake).taken_in == 0
 
 
+@requirement("D4")
 def test_a_row_without_its_file_is_an_alarm_until_the_file_is_back(
     database: Database, store: Store, intake: Intake
 ) -> None:
@@ -66,6 +72,7 @@ def test_a_row_without_its_file_is_an_alarm_until_the_file_is_back(
     assert rows(database, "SELECT id FROM alarms WHERE cleared_at IS NULL") == []
 
 
+@requirement("D4")
 def test_a_file_that_is_none_of_ours_is_an_alarm_and_stays(
     database: Database, store: Store, intake: Intake
 ) -> None:
@@ -109,6 +116,7 @@ def aside(store: Store, data: bytes) -> str:
     return staged.path
 
 
+@requirement("D4")
 def test_a_quarantined_file_without_a_row_is_listed_once(
     database: Database, store: Store, intake: Intake
 ) -> None:
@@ -171,3 +179,37 @@ def test_a_file_that_the_database_refuses_is_an_alarm_and_ends_nothing(
     assert store.resolve(path).exists()
     door.stop()
     database.dispose()
+
+
+def test_two_processes_with_one_store_take_turns_and_take_a_file_in_once(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    orphan(store, to_bytes(make_dx()))
+    second = open_store(store.root, minimum_free_mib=0)
+    with ThreadPoolExecutor(2) as threads:
+        rounds = [
+            threads.submit(
+                reconcile,
+                database,
+                each,
+                intake,
+                stop=threading.Event(),
+                pause_s=0.05,
+                recheck_s=0.2,  # long enough for both to have seen the file without its row
+            )
+            for each in (store, second)
+        ]
+        reports = [each.result() for each in rounds]
+    second.close()
+    assert sorted(report.taken_in for report in reports) == [0, 1]
+    assert all(report.complete for report in reports)
+    assert rows(database, "SELECT duplicates FROM instances") == [(0,)]
+
+
+def test_a_store_that_cannot_be_written_postpones_it_and_does_not_end_the_daemon(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    orphan(store, to_bytes(make_dx()))
+    (store.root / NOTE).mkdir()  # neither read nor written: an OSError as of a full disk
+    with pytest.raises(StoreError):
+        run(database, store, intake)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, to_bytes
 from tests.worker.house import POLICIES, Clock
 from triage.database import worklist
@@ -58,6 +59,7 @@ def site(database_url: str, tmp_path: Path) -> Iterator[Site]:
     made.db.dispose()
 
 
+@requirement("P3")
 def test_a_study_that_was_read_expires_after_its_days_and_not_before(site: Site) -> None:
     site.acknowledge(site.receive())
     site.clock.turn(30 * DAY_S)
@@ -68,6 +70,7 @@ def test_a_study_that_was_read_expires_after_its_days_and_not_before(site: Site)
     assert expire_due(site.db, site.store, retention_days=30) == 0
 
 
+@requirement("P3")
 def test_a_study_that_nobody_read_keeps_its_images(site: Site) -> None:
     outcome = site.receive()
     with site.db.write() as connection:

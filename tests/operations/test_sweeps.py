@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.assurance import requirement
 from triage.database.connection import Database
 from triage.errors import DatabaseUnavailable
 from triage.operations.sweeps import Sweep, Ticker, standard_sweeps
@@ -43,6 +44,7 @@ def test_every_sweep_that_came_to_its_end_is_a_turn_of_the_role() -> None:
     assert not ticker.alive
 
 
+@requirement("Q4")
 def test_a_database_that_is_away_is_waited_out_without_a_turn() -> None:
     turned = threading.Event()
     script = Script(DatabaseUnavailable("away"), DatabaseUnavailable("away"), 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx, write
 from triage.imaging.subject import DecodeTask, decode_subject
 from triage.inference.bundle import Bundle, verify_bundle
@@ -156,6 +157,7 @@ def test_known_answers_of_both_dtypes_hold_on_this_processor(shipped: Shipped) -
         check_known_answer(shipped.bundle, encoder)
 
 
+@requirement("M3")
 def test_bfloat16_changes_no_flag_worth_mentioning(shipped: Shipped, fresh: Dataset) -> None:
     views = fresh.views[:100]
     half = load_encoder(shipped.bundle, device="cpu", dtype="bfloat16")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from triage.records import StudyState
 from triage.rules.acknowledgement import (
     Acknowledgement,
@@ -65,6 +66,7 @@ studies = st.builds(
 )
 
 
+@requirement("W1")
 @given(now=studies, arriving=st.booleans(), expired=st.booleans())
 def test_nobody_leaves_the_list_without_a_person(
     now: StudySeen, arriving: bool, expired: bool
@@ -75,6 +77,7 @@ def test_nobody_leaves_the_list_without_a_person(
     assert is_listed(acknowledged=acknowledged, too_old_on_arrival=False)
 
 
+@requirement("W1")
 @given(seen=findings, generation=st.integers(1, 3), now=studies)
 def test_what_was_not_seen_always_comes_back(
     seen: frozenset[str], generation: int, now: StudySeen

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from triage.records import Analysis, AnalysisResult, Finding, Mode, ModelIdentity, Rank
 from triage.rules.aggregate import Aggregate, Part, aggregate
 
@@ -211,6 +212,7 @@ def test_every_served_flag_reaches_the_study(study: list[Part]) -> None:
     assert aggregate(study).flagged_findings == flags
 
 
+@requirement("W1")
 @given(study=st.lists(parts, max_size=5), one_more=parts)
 def test_a_further_image_never_takes_a_flag_or_a_failure_away(
     study: list[Part], one_more: Part

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from triage.errors import ConfigError
 from triage.records import Header, ImageFacts
 from triage.rules.eligibility import (
@@ -74,6 +75,7 @@ REFUSED = {
 }
 
 
+@requirement("I4")
 @pytest.mark.parametrize(("header", "facts", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_no_bundle_could_use_is_refused_with_a_reason(
     header: Header, facts: ObjectFacts, reason: str
@@ -106,6 +108,7 @@ def pixels(*, side: int = 512, blank: bool = False) -> ImageFacts:
     )
 
 
+@requirement("I4")
 def test_pixels_decide_size_and_blankness() -> None:
     assert eligible_pixels(pixels(), POLICY).fit is Fit.YES
     assert "blank" in eligible_pixels(pixels(blank=True), POLICY).reason
@@ -148,6 +151,7 @@ def test_zero_means_no_limit() -> None:
 # --- intended use
 
 
+@requirement("I4")
 @pytest.mark.parametrize(
     "header",
     [

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from triage.records import Header, ObjectState
 from triage.rules.identity import (
     Identity,
@@ -56,6 +57,7 @@ def test_pixels_that_appear_or_vanish_are_a_conflict(new_has_pixels: bool) -> No
     assert found is Identity.CONFLICT
 
 
+@requirement("G2")
 def test_equal_pixels_are_a_revision_and_others_a_conflict() -> None:
     assert decide_pixels("p", "p") is ObjectState.REVISION
     assert decide_pixels("p", "q") is ObjectState.CONFLICT

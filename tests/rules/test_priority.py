@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.assurance import requirement
 from tests.rules.studies import (
     NAMES,
     NINE,
@@ -158,6 +159,7 @@ def test_the_next_change_is_announced_until_waiting_changes_nothing_more() -> No
 # --- reading order within a rank
 
 
+@requirement("W2")
 def test_failed_and_late_go_before_analysed_without_a_flag() -> None:
     unflagged = place(study(waiting_since=at(-600)), 1800)
     failed = place(study(analysis=Analysis.FAILED, waiting_since=at(1799)), 1800)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from tests.rules.studies import NAMES, at, flag, ordered, place, study
 from triage.records import Analysis, Rank
 from triage.rules.orders import OrderPriority
@@ -56,6 +57,7 @@ policies = st.builds(waits, seconds, seconds, seconds)
 times = st.floats(-1e5, 1e6).map(at)
 
 
+@requirement("W1")
 @given(facts=studies, now=times, policy=policies)
 def test_nothing_ever_stands_below_its_order(
     facts: StudyFacts, now: datetime, policy: PriorityPolicy
@@ -63,6 +65,7 @@ def test_nothing_ever_stands_below_its_order(
     assert urgency(effective(facts, now, policy).priority) <= urgency(facts.order.rank)
 
 
+@requirement("W1")
 @given(facts=studies, now=times, policy=policies)
 def test_a_model_never_lowers(facts: StudyFacts, now: datetime, policy: PriorityPolicy) -> None:
     silent = study(
@@ -108,6 +111,7 @@ def test_next_change_is_exact(
         assert shown(effective(facts, until, policy)) != shown(found)
 
 
+@requirement("W1")
 @given(facts=studies, now=times, later_s=st.floats(0, 1e6), policy=policies)
 def test_waiting_never_lowers(
     facts: StudyFacts, now: datetime, later_s: float, policy: PriorityPolicy
@@ -166,6 +170,7 @@ def test_a_sort_key_holds_any_year() -> None:
 # --- the ceiling, in a queue
 
 
+@requirement("W3")
 @given(
     gaps_s=st.lists(st.integers(30, 600), min_size=30, max_size=60),
     reading_s=st.integers(60, 900),
@@ -205,6 +210,7 @@ def test_the_ceiling_holds_when_every_other_study_is_flagged(
     assert now_s - reading_s - arrivals_s[unflagged] <= 1200 + reading_s * (earlier + 1)
 
 
+@requirement("W3")
 def test_without_the_ceiling_the_same_study_would_wait_for_all_others() -> None:
     endless = PriorityPolicy(ageing_s=1e9, ceiling_s=1e9)
     unflagged, newest = study(), study(waiting_since=at(1e6), findings=(flag(),))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.assurance import requirement
 from triage.errors import ConfigError
 from triage.rules.retry import Dead, Retry, RetryPolicy, after_failure, longest_delay_s
 
@@ -49,6 +50,7 @@ def test_the_last_attempt_is_not_repeated() -> None:
     assert outcome == Dead(reason="gave up after 5 attempts")
 
 
+@requirement("Q3")
 @given(policy=policies, jitter=jitters)
 def test_every_job_comes_to_an_end(policy: RetryPolicy, jitter: float) -> None:
     outcomes = [

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.assurance import requirement
 from tests.worker.house import SETTINGS, Clock, House, radiograph
 from triage.database import queue
 from triage.records import Job, JobKind
@@ -40,6 +41,7 @@ def test_a_renewed_job_is_nobody_elses(house: House) -> None:
     assert claimed(house, "two") == []
 
 
+@requirement("Q2")
 def test_a_hung_loop_loses_its_jobs(house: House) -> None:
     house.receive(radiograph(0.9))
     monotonic = Monotonic()

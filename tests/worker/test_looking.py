@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.assurance import requirement
 from tests.worker.toys import SPEC, Toy, picture, poisoned_by
 from triage.errors import DeviceFault, DeviceOutOfMemory, InferenceError
 from triage.records import Analysis, Mode
@@ -23,6 +24,7 @@ def test_views_of_different_subjects_share_a_batch() -> None:
     assert [each.results[0].analysis for each in seen] == [Analysis.ANALYSED] * 3
 
 
+@requirement("Q3")
 def test_an_image_that_spoils_its_batch_fails_alone() -> None:
     model = Toy(poison=poisoned_by(0.5)).loaded()
     good, bad, other = look(ask(0.1, 0.5, 0.9, model=model), cached={}, batch_size=8)
@@ -82,6 +84,7 @@ def test_an_image_unlike_the_intended_ones_gets_a_reason_and_no_score() -> None:
     assert (result.findings, result.distance) == ((), 1.4)
 
 
+@requirement("M1")
 def test_a_head_that_fails_makes_the_image_failed_and_never_negative() -> None:
     def broken(vectors: np.typing.NDArray[np.float32]) -> Judgement:
         raise InferenceError("not finite")

@@ -11,6 +11,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from sqlalchemy import Connection
 
+from tests.assurance import requirement
 from tests.dicom_files import make_ct_series, make_dx, make_image
 from tests.worker.house import House, drain, look_only, names, radiograph
 from tests.worker.toys import Toy, poisoned_by
@@ -59,6 +60,7 @@ class CountingWrites:
         return self._db.write()
 
 
+@requirement("M5")
 def test_the_flag_comes_before_the_words_and_the_words_change_nothing(house: House) -> None:
     toy = Toy()
     outcome = house.receive(radiograph(0.9))
@@ -146,6 +148,8 @@ def test_studies_share_a_batch(house: House) -> None:
     assert [house.study(each)["priority"] for each in outcomes] == ["ROUTINE", "HIGH", "ROUTINE"]
 
 
+@requirement("Q3")
+@requirement("M1")
 def test_a_poisonous_image_fails_alone_and_never_reads_as_negative(house: House) -> None:
     outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.5, 0.9)]
 
@@ -165,6 +169,7 @@ def test_a_poisonous_image_fails_alone_and_never_reads_as_negative(house: House)
     assert names(house.jobs(outcomes[1]), "state") == ["dead"]
 
 
+@requirement("Q3")
 def test_trouble_that_may_pass_is_tried_again_and_then_a_dead_letter(house: House) -> None:
     outcome = house.receive(radiograph(0.9))
     toy = Toy(poison=lambda view: DeviceOutOfMemory("full"))
@@ -191,6 +196,7 @@ def test_trouble_that_passes_leaves_no_trace_in_the_result(house: House) -> None
     assert house.study(outcome)["priority"] == "HIGH"
 
 
+@requirement("Q1")
 def test_a_result_that_comes_too_late_is_dropped(house: House) -> None:
     outcome = house.receive(radiograph(0.9))
     slow, quick = Toy(name="slow"), Toy(name="quick")
@@ -254,6 +260,7 @@ def test_corrected_demographics_are_a_revision_without_another_look(house: House
     assert toy.encoded == [1]
 
 
+@requirement("G2")
 def test_other_pixels_under_one_uid_are_a_conflict_and_the_study_says_so(house: House) -> None:
     toy = Toy()
     worker = house.worker(toy.loaded())
@@ -274,6 +281,7 @@ def test_other_pixels_under_one_uid_are_a_conflict_and_the_study_says_so(house: 
     assert toy.encoded == [1]
 
 
+@requirement("M1")
 def test_without_a_model_the_study_says_that_nothing_looked(house: House) -> None:
     outcome = house.receive(radiograph(0.9))
     drain(house.worker())
@@ -283,6 +291,7 @@ def test_without_a_model_the_study_says_that_nothing_looked(house: House) -> Non
     assert study["images_analysed"] == 0
 
 
+@requirement("I4")
 def test_a_blank_image_gets_a_reason_and_no_score(house: House) -> None:
     outcome = house.receive(make_dx(np.full((64, 64), 100, np.uint16), bits_stored=12))
     toy = Toy()
@@ -292,6 +301,7 @@ def test_a_blank_image_gets_a_reason_and_no_score(house: House) -> None:
     assert toy.encoded == []
 
 
+@requirement("N4")
 def test_a_video_is_held_and_gets_a_reason_and_no_score(house: House) -> None:
     ds = radiograph(0.9)
     ds.file_meta.TransferSyntaxUID = uid.MPEG4HP41
@@ -315,6 +325,7 @@ def test_words_that_no_model_writes_any_more_keep_no_worker_busy(house: House) -
     assert names(house.jobs(outcome), "state") == ["done", "queued"]
 
 
+@requirement("M1")
 def test_an_image_that_cannot_be_decoded_is_a_failure_with_its_reason(house: House) -> None:
     ds = radiograph(0.9)
     ds.PixelData = ds.PixelData[:-100]
@@ -340,6 +351,7 @@ def test_an_image_whose_file_is_gone_fails_with_a_reason_and_harms_no_other(
     assert house.study(gone)["analysis_reason"]
 
 
+@requirement("G8")
 def test_a_series_is_looked_at_once_when_it_closes(house: House) -> None:
     toy = Toy()
     model = toy.loaded(intended_use=IntendedUse(modalities=("CT",)))
@@ -366,6 +378,7 @@ def test_a_worker_whose_models_all_fail_takes_no_job(house: House) -> None:
     assert house.study(outcome)["analysis"] == "pending"
 
 
+@requirement("M2")
 def test_a_broken_device_ends_the_loop_and_costs_no_image(house: House) -> None:
     outcomes = [house.receive(radiograph(level)) for level in (0.1, 0.9)]
 
@@ -408,6 +421,7 @@ def test_a_stopped_worker_gives_back_what_it_has_not_begun(house: House) -> None
     assert {row["attempts"] for row in left} == {0}
 
 
+@requirement("Q2")
 def test_the_lease_of_a_killed_worker_ends_and_another_one_looks(house: House) -> None:
     outcome = house.receive(radiograph(0.9))
     dead = house.worker(Toy(poison=poisoned_by(2)).loaded())
@@ -418,6 +432,7 @@ def test_the_lease_of_a_killed_worker_ends_and_another_one_looks(house: House) -
     assert house.study(outcome)["analysis"] == "analysed"
 
 
+@requirement("I2")
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.RLELossless])
 def test_compressed_images_are_looked_at_as_they_came(house: House, syntax: str) -> None:
     outcome = house.receive(radiograph(0.9, transfer_syntax=syntax))

@@ -3,6 +3,7 @@
 import pytest
 from pydicom.uid import MPEG4HP41
 
+from tests.assurance import requirement
 from tests.builders import make_ct_header, make_header
 from tests.worker.toys import SPEC, Toy
 from triage.records import Analysis, HeldInstance, Subject, SubjectContents, ViewSpec
@@ -41,6 +42,7 @@ def test_a_bundle_without_a_head_says_so() -> None:
     assert plan.looking == ()
 
 
+@requirement("I4")
 def test_each_bundle_is_asked_by_its_own_intended_use() -> None:
     fits = Toy(name="chest").loaded(intended_use=CHEST)
     strange = Toy(name="ct").loaded(intended_use=IntendedUse(modalities=("CT",)))

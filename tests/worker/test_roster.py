@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.assurance import requirement
 from tests.worker.toys import Toy
 from triage.errors import BundleError, KnownAnswerError
 from triage.records import Mode
@@ -19,6 +20,8 @@ class Clock:
         return self.now_s
 
 
+@requirement("M1")
+@requirement("M2")
 def test_a_model_with_a_wrong_answer_gives_errors_instead_of_findings() -> None:
     toy = Toy(checks=[WRONG])
     roster = Roster([toy.loaded()])
@@ -36,6 +39,7 @@ def test_embeddings_from_better_days_do_not_speak_for_a_barred_model() -> None:
     assert cache_key("view", barred.cache_scope) != cache_key("view", model.cache_scope)
 
 
+@requirement("M2")
 def test_no_job_is_taken_when_no_model_may_serve() -> None:
     assert not Roster([Toy(checks=[WRONG]).loaded()]).may_claim
     assert Roster([Toy(checks=[WRONG]).loaded(), Toy(name="b").loaded()]).may_claim
@@ -46,6 +50,7 @@ def test_without_any_model_jobs_are_taken_so_that_studies_are_told_so() -> None:
     assert Roster([Toy(checks=[WRONG]).loaded(mode=Mode.SHADOW)]).may_claim
 
 
+@requirement("M2")
 def test_the_known_answer_is_asked_again_now_and_then_and_soon_after_an_error() -> None:
     clock, toy = Clock(), Toy()
     roster = Roster([toy.loaded()], monotonic=clock)

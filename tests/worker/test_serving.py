@@ -1,16 +1,24 @@
 """Bundles become models; one that cannot be loaded never keeps the others from serving."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from triage.config import Config, ModelConfig
+from triage.config import CaptionConfig, Config, ModelConfig
 from triage.errors import BundleError, InferenceError, StoreError, TriageError
+from triage.inference.bundle import load_bundle
 from triage.pocket import BUNDLE
 from triage.worker.models import Encoded
 from triage.worker.roster import Roster
-from triage.worker.serving import configured_models, encode_with, open_models, slots
+from triage.worker.serving import (
+    captions_wanted,
+    configured_models,
+    encode_with,
+    open_models,
+    slots,
+)
 from triage.worker.slots import Slot
 
 
@@ -36,6 +44,13 @@ def test_a_bundle_that_is_missing_is_told_and_answers_with_its_error(tmp_path: P
     assert "none" in told["reason"]
     assert str(tmp_path / "none") in told["hint"]
     assert "restart" in told["hint"]
+
+
+def test_a_bundle_without_a_head_leaves_its_language_model_on_disk() -> None:
+    bundle = load_bundle(BUNDLE)
+    assert captions_wanted(bundle, Config())
+    assert not captions_wanted(replace(bundle, head=None), Config())
+    assert not captions_wanted(bundle, Config(caption=CaptionConfig(when="never")))
 
 
 def test_there_is_one_worker_per_device_of_the_longest_list() -> None:

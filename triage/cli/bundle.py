@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
 from triage.cli.text import clean
-from triage.cli.verbs import DONE, Verbs, add_verb, print_json
+from triage.cli.verbs import DONE, Verbs, add_verb, long_work, print_json
+from triage.errors import PermanentError
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
+
+
+NO_BUNDLE = (
+    "Name the directory of a bundle, the one with its bundle.json; `triage bundle init --help`"
+    " says how to make one."
+)
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -65,6 +72,11 @@ def _declare_init(family: "Verbs[argparse.ArgumentParser]") -> None:
 def init(arguments: argparse.Namespace) -> int:
     from triage.inference.bundle_making import init_bundle
 
+    _require_directory(
+        arguments.encoder,
+        hint="Name the directory into which the encoder was copied, the one with its config.json.",
+    )
+    long_work(f"Reading every file of {clean(arguments.encoder)}; a large one takes minutes.")
     bundle = init_bundle(
         arguments.encoder,
         arguments.directory,
@@ -82,6 +94,7 @@ def init(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     from triage.inference.bundle import load_bundle
 
+    _require_directory(arguments.directory, hint=NO_BUNDLE)
     bundle = load_bundle(arguments.directory, check_encoder=False)
     if arguments.json:
         print_json(_document(bundle))
@@ -97,12 +110,19 @@ def show(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     from triage.inference.bundle import verify_bundle
 
+    _require_directory(arguments.directory, hint=NO_BUNDLE)
+    long_work("Reading every file of the bundle and its encoder; a large one takes minutes.")
     bundle = verify_bundle(arguments.directory)
     if arguments.json:
         print_json({"verified": True, **_document(bundle)})
     else:
         print(f"Every file is as listed: {_named(bundle)}.")
     return DONE
+
+
+def _require_directory(path: Path, *, hint: str) -> None:
+    if not path.is_dir():
+        raise PermanentError(f"there is no directory {path}", hint=hint)
 
 
 def _named(bundle: "Bundle") -> str:

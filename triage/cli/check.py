@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from triage.cli.table import Column, Line, Screen, Style, cell, render, screen
+from triage.cli.table import Column, Line, Screen, Style, cell, hanging, render, screen
 from triage.cli.text import clean
-from triage.cli.verbs import DONE, FAILED, Verbs, add_verb, configuration, print_json
+from triage.cli.verbs import DONE, FAILED, Verbs, add_verb, configuration, long_work, print_json
 
 if TYPE_CHECKING:
     from triage.cli.checked import Checked
@@ -31,7 +31,9 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def check(arguments: argparse.Namespace) -> int:
     from triage.cli.checks import check_all
 
-    results = check_all(configuration(arguments), record=arguments.record)
+    config = configuration(arguments)
+    long_work("Trying everything that the configuration names; a large model takes minutes.")
+    results = check_all(config, record=arguments.record)
     if arguments.json:
         print_json({"checks": [each.document() for each in results]})
     else:
@@ -41,7 +43,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 def as_text(results: Sequence["Checked"], on: Screen) -> str:
     """Return the results for people."""
-    columns = (Column(title="CHECK"), Column(title="RESULT"), Column(title="DETAIL", share=1))
+    columns = (
+        Column(title="CHECK", share=2),
+        Column(title="RESULT"),
+        Column(title="DETAIL", share=3),
+    )
     rows = []
     for each in results:
         detail = [Line(text=clean(each.message))]
@@ -49,4 +55,10 @@ def as_text(results: Sequence["Checked"], on: Screen) -> str:
             detail.append(Line(text=f"next: {clean(each.next_step)}", style=Style.STRONG))
         result = cell("ok", Style.GOOD) if each.passed else cell("FAILED", Style.ALARM)
         rows.append([cell(each.name), result, detail])
-    return render(columns, rows, on)
+    failed = sum(not each.passed for each in results)
+    if failed:
+        verdict = f"{failed} of {len(results)} checks FAILED; each says what to do next."
+    else:
+        verdict = f"All {len(results)} checks passed."
+    style = Style.ALARM if failed else Style.FINE
+    return "\n".join([render(columns, rows, on), "", *hanging("", verdict, on, style)])

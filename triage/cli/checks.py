@@ -18,6 +18,9 @@ from triage.cli.verbs import writing
 from triage.config import Config, FoldersConfig
 
 ECHO_TIMEOUT_S = 5.0
+CALLING_UNKNOWN = (1, 3)  # source and reason of A-ASSOCIATE-RJ: calling AE title not recognised
+LIVING_S = 30.0  # heartbeats are written every few seconds
+FIRST_FREE_PORT = 1024  # below it Linux asks for CAP_NET_BIND_SERVICE, which the unit may have
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
@@ -28,9 +31,12 @@ def check_all(config: Config, *, record: bool) -> list[Checked]:
         tried("database", lambda: _database(config)),
         tried("store", lambda: _store(config)),
         tried("space", lambda: _space(config)),
+        tried("hosts", lambda: _hosts(config)),
         *(_folder(path, config.folders) for path in config.folders.watch),
         *_ports(config),
     ]
+    if config.audit.enabled:
+        results.append(tried("audit", lambda: _audit(config)))
     models = configured_models(config)
     if not models:
         message = "none is configured: studies are listed, nothing looks at them"
@@ -73,6 +79,23 @@ def _store(config: Config) -> str:
     return f"{config.store.path}: written, synced and read back"
 
 
+def _audit(config: Config) -> str:
+    """Look at the spool, and open and close a connection to the collector."""
+    from triage.errors import StoreError
+    from triage.operations.audit_delivery import reach
+
+    spool = config.audit.spool
+    if not os.access(spool if spool.exists() else spool.parent, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{spool} cannot be written by this user",
+            hint="Give the daemon's user the right to write in [audit] spool.",
+        )
+    if not config.audit.host:
+        return f"messages stay in {spool}; no collector is named"
+    reach(config.audit)
+    return f"{config.audit.host} port {config.audit.port} takes messages, TLS as configured"
+
+
 def _space(config: Config) -> str:
     from triage.errors import OutOfSpace
     from triage.store import open_store
@@ -86,6 +109,21 @@ def _space(config: Config) -> str:
     if free_mib < margin_mib:
         raise OutOfSpace(f"{free_mib} MiB are free; below {margin_mib} MiB nothing is accepted")
     return f"{free_mib} MiB free, margin {margin_mib} MiB"
+
+
+def _hosts(config: Config) -> str:
+    """See that every living host of the database keeps its images where this one does."""
+    from triage.operations.health import gather
+    from triage.operations.shared_store import other_hosts, prove, prove_own
+
+    roles = [row for row in gather(config).roles if row["silent_s"] <= LIVING_S]
+    prove_own(config.store.path, roles, host=socket.gethostname())
+    others = other_hosts(roles, host=socket.gethostname())
+    if not others:
+        return "no other host runs a role on this database: nothing to prove"
+    prove(config.store.path, others)
+    names = ", ".join(sorted(others))
+    return f"one store, with locks that hold between this host and {names}"
 
 
 def _folder(path: Path, folders: FoldersConfig) -> Checked:
@@ -140,28 +178,44 @@ def _port(name: str, host: str, port: int, ae_title: str) -> Checked:
             probe.bind(address)
         return Checked(name=name, passed=True, message=f"{where} is free")
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or not ae_title:
+        reserved = error.errno == errno.EACCES and port < FIRST_FREE_PORT
+        if reserved and not _listens(ANY_ADDRESS.get(host, host), port):
+            message = f"{where} is free; this user may not open it, a unit with port-104.conf may"
+            return Checked(name=name, passed=True, message=message)
+        if not (reserved or error.errno == errno.EADDRINUSE) or not ae_title:
             message = f"{where} cannot be used ({error.strerror})"
             return Checked(name=name, passed=False, message=message, next_step=step)
-    if _answers_echo(ANY_ADDRESS.get(host, host), port, ae_title):
-        return Checked(name=name, passed=True, message=f"{where} is in use and answers C-ECHO")
-    message = f"{where} is held by a program that does not answer C-ECHO as {ae_title}"
+    if _answers(ANY_ADDRESS.get(host, host), port, ae_title):
+        message = f"{where} is in use and answers as {ae_title}"
+        return Checked(name=name, passed=True, message=message)
+    message = f"{where} is held by a program that does not answer as {ae_title}"
     return Checked(name=name, passed=False, message=message, next_step=step)
 
 
-def _answers_echo(host: str, port: int, ae_title: str) -> bool:
-    from pynetdicom import AE
-    from pynetdicom.sop_class import Verification  # type: ignore[attr-defined, unused-ignore]
-
+def _listens(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=ECHO_TIMEOUT_S).close()
     except OSError:
+        return False
+    return True
+
+
+def _answers(host: str, port: int, ae_title: str) -> bool:
+    from pynetdicom import AE
+    from pynetdicom.sop_class import Verification  # type: ignore[attr-defined, unused-ignore]
+
+    if not _listens(host, port):
         return False
     entity = AE(ae_title="TRIAGE_CHECK")
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ECHO_TIMEOUT_S
     entity.connection_timeout = ECHO_TIMEOUT_S
     entity.add_requested_context(Verification)
     association = entity.associate(host, port, ae_title=ae_title)
+    if association.is_rejected:
+        # A daemon whose [[receiver.peers]] leave this host out says so; another AE title, or
+        # another program, is refused for other reasons (PS3.8 9.3.4).
+        answer = association.acceptor.primitive
+        return answer is not None and (answer.result_source, answer.diagnostic) == CALLING_UNKNOWN
     if not association.is_established:
         return False
     status = association.send_c_echo()

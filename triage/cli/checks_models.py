@@ -45,11 +45,15 @@ def check_model(model: ModelConfig, config: Config, *, record: bool) -> Iterator
 
 def _known_answer(bundle: "Bundle", device: str, config: Config, record: bool) -> str:
     from triage.inference.bundle import known_vector
+    from triage.inference.captioner import load_captioner
     from triage.inference.encoder import check_known_answer, load_encoder
-    from triage.worker.serving import recorded_answers
+    from triage.worker.serving import captions_wanted, recorded_answers
 
     recorded = recorded_answers(config)
-    encoder = load_encoder(bundle, device=device, dtype=config.inference.dtype)
+    words = captions_wanted(bundle, config)
+    encoder = load_encoder(bundle, device=device, dtype=config.inference.dtype, captions=words)
+    if encoder.whole is not None:
+        load_captioner(bundle, encoder, maximum_new_tokens=config.caption.max_new_tokens)
     key = encoder.answer_key
     if record and known_vector(bundle, key, recorded) is None:
         return _record(bundle, encoder, device, config)

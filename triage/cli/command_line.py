@@ -5,15 +5,16 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
 from triage.cli import (
+    backup,
     bundle,
     check,
     decisions,
     demo,
+    metrics,
     migrate,
     quarantine,
     run,
@@ -38,6 +39,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
 
 
+class Version(argparse.Action):
+    """Look the version up where it is asked for: that takes longer than all other parsing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"triage {_version()}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     whole = Parser(prog="triage", description=DESCRIPTION, epilog="example: triage status")
@@ -46,11 +55,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="configuration file (else $TRIAGE_CONFIG, ./triage.toml, /etc/triage/triage.toml)",
     )
-    whole.add_argument("--version", action="version", version=f"triage {_version()}")
+    whole.add_argument("--version", action=Version, nargs=0, help="print the version and end")
     verbs = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for room in (run, status, worklist, show, decisions, quarantine, bundle):
+    for room in (run, status, metrics, worklist, show, decisions, quarantine, bundle):
         room.declare(verbs)
-    for room in (check, migrate, send, demo):
+    for room in (check, migrate, backup, send, demo):
         room.declare(verbs)
     return whole
 
@@ -94,6 +103,8 @@ def _survive_narrow_encodings() -> None:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("triage")
     except PackageNotFoundError:

@@ -8,7 +8,16 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from triage.cli.verbs import DONE, Verbs, add_verb, configuration, operator, print_json, writing
+from triage.cli.verbs import (
+    DONE,
+    Verbs,
+    add_verb,
+    configuration,
+    operator,
+    print_json,
+    whole_number,
+    writing,
+)
 from triage.errors import PermanentError
 from triage.records import Rank
 
@@ -46,7 +55,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "rank",
         metavar="RANK",
-        choices=[*Rank, WITHDRAW],
+        choices=[*(rank.value for rank in Rank), WITHDRAW],
         help=f"{', '.join(Rank)}, or {WITHDRAW} to withdraw the decision",
     )
     parser = add_verb(
@@ -64,7 +73,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY", help="Study Instance UID or accession number")
     parser.add_argument(
         "--number",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="which of several: the study's number in `triage show` (one UID under two patients)",
     )

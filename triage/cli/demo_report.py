@@ -14,7 +14,7 @@ from typing import Any
 
 from triage.cli import worklist
 from triage.cli.demo_studies import Exhibit, Exhibition, StudyPlan
-from triage.cli.status import latency_table
+from triage.cli.status_sections import latency_table
 from triage.cli.table import Column, Screen, Style, cell, render
 from triage.cli.verbs import reading
 from triage.config import Config

@@ -5,10 +5,12 @@ cause was mended (a raised limit, a newer version). Discard deletes the bytes an
 """
 
 import argparse
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from triage.cli.table import Column, Screen, cell, render, screen
-from triage.cli.text import clean, instant
+from triage.cli.table import Column, Screen, Style, cell, hanging, render, screen
+from triage.cli.text import ago, clean, instant, size
 from triage.cli.verbs import (
     DONE,
     Verbs,
@@ -17,6 +19,7 @@ from triage.cli.verbs import (
     operator,
     print_json,
     reading,
+    whole_number,
     writing,
 )
 from triage.errors import ObjectRefused, PermanentError
@@ -26,20 +29,26 @@ if TYPE_CHECKING:
     from triage.database.connection import Database
     from triage.store import Store
 
-SHOWN = (
-    "reason",
-    "reason_code",
-    "received_at",
-    "source",
-    "sender_ae_title",
-    "original_path",
-    "sop_class_uid",
-    "sop_instance_uid",
-    "size_bytes",
-    "path",
-    "state",
-    "state_at",
-    "state_by",
+SHOWN = {
+    "id": "number",
+    "state": "state",
+    "state_at": "since",
+    "state_by": "decided by",
+    "reason": "why",
+    "reason_code": "reason code",
+    "received_at": "received",
+    "source": "came by",
+    "sender_ae_title": "sender",
+    "original_path": "original path",
+    "sop_class_uid": "SOP class UID",
+    "sop_instance_uid": "SOP instance UID",
+    "size_bytes": "size",
+    "path": "kept as",
+}
+HELD = "held"
+NEXT = (
+    "`triage quarantine show NUMBER` for all of it; then mend the cause and"
+    " `triage quarantine release NUMBER`, or `triage quarantine discard NUMBER`"
 )
 
 
@@ -66,7 +75,9 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         ("discard", discard, "delete the bytes of one object", "triage quarantine discard 7"),
     ):
         parser = add_verb(family, name, run, says=says, example=example, json_document=True)
-        parser.add_argument("number", type=int, metavar="NUMBER", help="as `quarantine list` shows")
+        parser.add_argument(
+            "number", type=whole_number, metavar="NUMBER", help="as `quarantine list` shows"
+        )
 
 
 def list_(arguments: argparse.Namespace) -> int:
@@ -75,34 +86,47 @@ def list_(arguments: argparse.Namespace) -> int:
     with reading(configuration(arguments)) as reader:
         entries = room.quarantine_list(reader, all=arguments.all)
     if arguments.json:
-        print_json({"schema_version": room.SCHEMA_VERSION, "quarantine": entries})
+        numbered = [_numbered(entry) for entry in entries]
+        print_json({"schema_version": room.SCHEMA_VERSION, "quarantine": numbered})
     else:
-        print(as_text(entries, screen()))
+        print(as_text(entries, screen(), now=datetime.now(UTC)))
     return DONE
 
 
-def as_text(entries: list[dict[str, Any]], on: Screen) -> str:
+def _numbered(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry with its number under the name that the other verbs have for it too."""
+    return {**entry, "number": entry["id"]}
+
+
+def as_text(entries: list[dict[str, Any]], on: Screen, *, now: datetime) -> str:
     """Return the list for people."""
     if not entries:
         return "Nothing is in quarantine."
     columns = (
         Column(title="NUMBER", right=True),
-        Column(title="RECEIVED"),
-        Column(title="FROM", share=2),
+        Column(title="RECEIVED", right=True),
         Column(title="STATE"),
-        Column(title="WHY", share=3),
+        Column(title="SIZE", right=True),
+        Column(title="FROM", share=1),
     )
     rows = [
         [
             cell(entry["id"]),
-            cell(instant(entry["received_at"])),
-            cell(entry["sender_ae_title"] or entry["original_path"] or entry["source"]),
+            cell(ago(entry["received_at"], now)),
             cell(entry["state"]),
-            cell(entry["reason"]),
+            cell(size(entry["size_bytes"])),
+            cell(entry["sender_ae_title"] or entry["original_path"] or entry["source"]),
         ]
         for entry in entries
     ]
-    return render(columns, rows, on)
+    reasons = [
+        cell(entry["reason"], Style.WARNING if entry["state"] == HELD else Style.PLAIN)
+        for entry in entries
+    ]
+    table = render(columns, rows, on, notes=reasons, notes_from=1)
+    if not any(entry["state"] == HELD for entry in entries):
+        return table
+    return "\n".join([table, "", *hanging("next: ", f"{NEXT}.", on)])
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -112,14 +136,29 @@ def show(arguments: argparse.Namespace) -> int:
     with reading(config) as reader:
         entry = _entry(room.quarantine_list(reader, all=True), arguments.number)
     if arguments.json:
-        print_json(entry)
-        return DONE
-    columns = (Column(title="WHAT"), Column(title="VALUE", share=1))
-    rows = [
-        [cell(key), cell(clean("-" if entry[key] in (None, "") else entry[key]))] for key in SHOWN
-    ]
-    print(render(columns, rows, screen()))
+        print_json(_numbered(entry))
+    else:
+        print(entry_as_text(entry, screen(), now=datetime.now(UTC)))
     return DONE
+
+
+def entry_as_text(entry: Mapping[str, Any], on: Screen, *, now: datetime) -> str:
+    """Return everything known of one object for people."""
+    columns = (Column(title="WHAT"), Column(title="VALUE", share=1))
+    rows = [[cell(label), cell(_value(key, entry[key], now))] for key, label in SHOWN.items()]
+    table = render(columns, rows, on)
+    if entry["state"] != HELD:
+        return table
+    steps = NEXT[NEXT.index("mend") :].replace("NUMBER", str(entry["id"]))
+    return "\n".join([table, "", *hanging("next: ", f"{steps}.", on)])
+
+
+def _value(key: str, value: Any, now: datetime) -> str:
+    if value in (None, ""):
+        return "-"
+    if key.endswith("_at"):
+        return f"{instant(value)} ({ago(value, now)})"
+    return f"{size(value)} ({value} bytes)" if key == "size_bytes" else clean(value)
 
 
 def release(arguments: argparse.Namespace) -> int:
@@ -159,7 +198,7 @@ def _held(config: "Config", number: int) -> dict[str, Any]:
 
     with reading(config) as reader:
         entry = _entry(room.quarantine_list(reader, all=True), number)
-    if entry["state"] != "held":
+    if entry["state"] != HELD:
         raise PermanentError(
             f"Object {number} is no longer in quarantine: {entry['state']}",
             hint="See `triage quarantine list`.",
@@ -195,7 +234,7 @@ def _offer(config: "Config", database: "Database", entry: dict[str, Any]) -> Any
     intake.start()
     try:
         return intake.accept(
-            store.resolve(entry["path"]).read_bytes(),
+            store.pieces(entry["path"]),
             source=Source(entry["source"]),
             sender_ae_title=entry["sender_ae_title"],
         )

@@ -8,12 +8,13 @@ import argparse
 import getpass
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from triage.cli.text import clean
 from triage.errors import PermanentError, TriageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DONE = 0
 FAILED = 1
 USAGE = 64  # EX_USAGE of sysexits.h: argparse's own 2 already means something for `status`
+SCHEMA_VERSION = 1  # of a document that does not carry its own
 
 Verbs = argparse._SubParsersAction  # argparse gives the type no public name
 Verb = Callable[[argparse.Namespace], int]
@@ -62,6 +64,14 @@ def add_verb(
     return parser
 
 
+def whole_number(text: str) -> int:
+    """Read a number of the command line; argparse says what is raised here with its own words."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
+
+
 def configuration(arguments: argparse.Namespace) -> "Config":
     """Load the configuration that --config, $TRIAGE_CONFIG or the search path names."""
     from triage.config import load_config
@@ -96,9 +106,12 @@ def writing(config: "Config") -> "Iterator[Database]":
         database.dispose()
 
 
-def print_json(document: object) -> None:
-    """Print one document. ASCII escapes keep control characters of headers off the terminal."""
-    json.dump(document, sys.stdout, indent=2, default=_plain)
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one document with its `schema_version`, ASCII only: escapes keep control characters
+    of headers off the terminal.
+    """
+    versioned = {"schema_version": SCHEMA_VERSION, **document}
+    json.dump(versioned, sys.stdout, indent=2, default=_plain)
     sys.stdout.write("\n")
 
 
@@ -109,12 +122,21 @@ def _plain(value: object) -> str:
 
 
 def say(error: TriageError, code: int) -> int:
-    """Tell an error in one sentence with its next step on stderr; return the exit code."""
+    """Tell an error in one sentence with its next step on stderr; return the exit code.
+
+    It may quote a header or a file: what would steer a terminal is taken out.
+    """
     sentence = str(error).strip()
     if sentence and sentence[-1] not in ".!?":
         sentence += "."
-    print(f"triage: {sentence} {error.hint}", file=sys.stderr)
+    print(clean(f"triage: {sentence} {error.hint}"), file=sys.stderr)
     return code
+
+
+def long_work(text: str) -> None:
+    """Tell a person at a terminal that what follows takes its time; programs are told nothing."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
 
 
 def operator() -> str:
@@ -126,3 +148,21 @@ def operator() -> str:
             "The user running this command has no name in the system's user list.",
             hint="Run it as a named user: a decision is recorded with who took it.",
         ) from error
+
+
+def note_look(config: "Config", *, asked: Mapping[str, Any] | None = None, study: str = "") -> None:
+    """Note for the audit trail, where there is one, who looks: at one study, else at the worklist.
+
+    A study that waits to be read is shown all the same where no note can be left.
+    """
+    if not config.audit.enabled:
+        return
+    from triage.database.audit import STUDY_READ, WORKLIST_READ
+    from triage.operations.audit import note
+
+    what = STUDY_READ if study else WORKLIST_READ
+    try:
+        with writing(config) as database:
+            note(database, what=what, by=operator(), detail=dict(asked or {}), study=study)
+    except TriageError as error:
+        say(PermanentError("This look is missing in the audit trail", hint=str(error)), FAILED)

@@ -19,14 +19,14 @@ from triage.database.documents import header_document, read_header
 from triage.database.house import record_sender
 from triage.database.intake_log import record_event
 from triage.database.jobs import enqueue_look
-from triage.database.statements import insert_id, row_of, update_row
+from triage.database.statements import insert_id, row_of, update_changed, update_row
 from triage.database.studies import counted, joined, series_of, study_of
 from triage.database.study_alarms import raise_conflict
 from triage.database.tables import Instance, Series, Study
 from triage.database.worklist import refresh_study
 from triage.records import Analysis, Arrival, ObjectState, Subject
 from triage.rules.completion import subject_of
-from triage.rules.identity import Identity, IdentityFacts, decide
+from triage.rules.identity import COMPARED_LATER, Identity, IdentityFacts, decide
 from triage.rules.policies import Policies
 
 __all__ = [
@@ -45,7 +45,6 @@ HELD = (
     .order_by(Instance.__table__.c.id)
 )
 PATHS_PER_QUERY = 1000
-COMPARED_LATER = "pixels are compared with those held under the same SOP Instance UID"
 HELD_AGAIN = "held again after its images had expired"
 STATE_OF = {
     Identity.REVISION: ObjectState.REVISION,
@@ -153,7 +152,7 @@ def _new(
     if later:
         # Two thousand slices need not refresh the worklist two thousand times: the sweep does.
         changes["next_change_at"] = now
-    update_row(connection, Study, placed.study.id, **changes)
+    update_changed(connection, Study, placed.study, **changes)
     instance_id = _insert(connection, placed, ObjectState.STORED, subject, now=now)
     jobs = look_when_whole(
         connection,

@@ -63,12 +63,14 @@ class Database:
         Raises DatabaseUnavailable where the lock, the server or the disk gives no way in.
         """
         with self._exclusive(), _pool_errors(), self._writer.begin() as connection:
+            self._begin(connection, "BEGIN IMMEDIATE")
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open one transaction that sees one moment and cannot change anything."""
         with _pool_errors(), self._reader.begin() as connection:
+            self._begin(connection, "BEGIN")
             yield connection
 
     def now(self, connection: Connection) -> datetime:
@@ -87,6 +89,11 @@ class Database:
         if isinstance(pool, QueuePool) and pool.checkedin():
             with self._exclusive():
                 self._writer.dispose()
+
+    def _begin(self, connection: Connection, statement: str) -> None:
+        """Begin where the driver does not; as an event it would slow every statement down."""
+        if self.dialect == "sqlite":
+            connection.exec_driver_sql(statement)
 
     def _exclusive(self) -> AbstractContextManager[None]:
         return nullcontext() if self._lock is None else self._lock.held()
@@ -122,7 +129,7 @@ def _open_sqlite(target: SqliteTarget, lock_timeout_s: float, clock: Clock | Non
             target.uri(mode),
             uri=True,
             timeout=lock_timeout_s,
-            isolation_level=None,  # BEGIN is ours: see `begin` below
+            isolation_level=None,  # BEGIN is ours: see `Database._begin`
             check_same_thread=False,  # the pool hands a connection to one thread at a time
         )
         connection.execute("PRAGMA foreign_keys = ON")
@@ -136,24 +143,23 @@ def _open_sqlite(target: SqliteTarget, lock_timeout_s: float, clock: Clock | Non
 
     writer = _engine("sqlite://", lambda: connect("rwc"), size=1)
     reader = _engine("sqlite://", lambda: connect("ro"), size=READERS)
-    _begin_with(writer, "BEGIN IMMEDIATE")
-    _begin_with(reader, "BEGIN")
     lock = WriterLock(target.lock_path, timeout_s=lock_timeout_s)
     return Database(writer=writer, reader=reader, lock=lock, clock=clock, path=target.path)
 
 
 def _open_postgres(target: PostgresTarget, lock_timeout_s: float, clock: Clock | None) -> Database:
-    import pg8000.dbapi
+    from triage.database.postgres_driver import SETTINGS, PreparingConnection
 
     arguments = target.arguments(application_name="triage", timeout_s=SOCKET_TIMEOUT_S)
     settings = {
         "timezone": "UTC",
         "synchronous_commit": "on",
         "lock_timeout": f"{lock_timeout_s:g}s",
+        **SETTINGS,
     }
 
     def connect(**more: str) -> Any:
-        return pg8000.dbapi.connect(**arguments, startup_params=settings | more)
+        return PreparingConnection(**arguments, startup_params=settings | more)
 
     dialect = "postgresql+pg8000://"
     writer = _engine(dialect, connect, size=READERS)
@@ -174,12 +180,6 @@ def _engine(dialect: str, creator: Callable[[], Any], *, size: int) -> Engine:
     )
     event.listen(engine, "handle_error", translate)
     return engine
-
-
-def _begin_with(engine: Engine, statement: str) -> None:
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(statement)
 
 
 @contextmanager

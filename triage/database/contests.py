@@ -24,6 +24,7 @@ from triage.database.worklist import refresh_study
 from triage.errors import PermanentError
 from triage.records import Header, ObjectState, Source, Subject
 from triage.rules.completion import subject_of
+from triage.rules.identity import COMPARED
 from triage.rules.policies import Policies
 
 
@@ -77,7 +78,7 @@ def resolve_contest(
         instance_id=instance_id,
         source=Source(newcomer.source),
         sender_ae_title=newcomer.sender_ae_title,
-        reason="pixels were compared",
+        reason=COMPARED,
         now=now,
     )
     refresh_study(connection, newcomer.study_id, policies=policies, now=now)

@@ -6,12 +6,12 @@ from typing import Any
 
 from triage.records import Code, Finding, Header, ModelIdentity, Rank
 
-HEADER_FIELDS = frozenset(field.name for field in fields(Header))
+HEADER_FIELDS = tuple(field.name for field in fields(Header))
 
 
 def header_document(header: Header) -> dict[str, Any]:
     """Return a header as JSON."""
-    return asdict(header)
+    return {name: getattr(header, name) for name in HEADER_FIELDS}  # asdict would copy deeply
 
 
 def read_header(document: Mapping[str, Any]) -> Header:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from triage.database.statements import insert_for, insert_in, insert_row
 from triage.database.tables_house import Alarm, Event, RoleRow, Sender
+from triage.records import AlarmCode
 
 
 def record_decision(
@@ -30,7 +31,7 @@ def record_decision(
 def raise_alarm(
     connection: Connection,
     *,
-    code: str,
+    code: AlarmCode,
     subject: str,
     message: str,
     next_step: str,
@@ -47,7 +48,7 @@ def raise_alarm(
     )
 
 
-def clear_alarm(connection: Connection, *, code: str, subject: str, now: datetime) -> bool:
+def clear_alarm(connection: Connection, *, code: AlarmCode, subject: str, now: datetime) -> bool:
     """Close an alarm; False where none was open."""
     done = connection.execute(
         update(Alarm)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 
 from triage.database.rows import subject_generation
-from triage.database.statements import insert_for, insert_id, update_row
+from triage.database.statements import insert_id, insert_rows, update_row
 from triage.database.tables import Study
 from triage.database.tables_house import JobEvent, JobRow
 from triage.errors import StaleLease
@@ -33,7 +33,33 @@ COLUMNS = (
     JobRow.owner,
     JobRow.due_at,
     JobRow.lease_expires_at,
+    JobRow.rank,
 )
+
+
+# Built once: SQLAlchemy spends more time on building a statement than the database on running it.
+LEASED = (
+    select(JobRow.id)
+    .where(
+        JobRow.id == bindparam("id"),
+        JobRow.state == JobState.LEASED,
+        JobRow.owner == bindparam("owner"),
+        JobRow.fence == bindparam("fence"),
+    )
+    .with_for_update()
+)
+EARLIER = (
+    select(JobRow.id, JobRow.state, JobRow.generation)
+    .where(
+        JobRow.kind == bindparam("kind"),
+        JobRow.subject == bindparam("subject"),
+        JobRow.subject_id == bindparam("subject_id"),
+        JobRow.state.in_((*OPEN_STATES, JobState.DEAD)),
+        JobRow.study_id == bindparam("study_id"),
+    )
+    .with_for_update()
+)
+URGENCY = select(Study.priority, Study.too_old).where(Study.id == bindparam("study_id"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +84,20 @@ def record_transitions(
         )
         if not allowed:
             raise ValueError(f"a job cannot go from {step.before} to {step.after}")
-    if transitions:
-        connection.execute(
-            insert_for(connection, JobEvent),
-            [
-                {
-                    "job_id": step.job_id,
-                    "at": now,
-                    "from_state": step.before,
-                    "to_state": step.after,
-                    "reason": step.reason,
-                }
-                for step in transitions
-            ],
-        )
+    insert_rows(
+        connection,
+        JobEvent,
+        [
+            {
+                "job_id": step.job_id,
+                "at": now,
+                "from_state": step.before,
+                "to_state": step.after,
+                "reason": step.reason,
+            }
+            for step in transitions
+        ],
+    )
 
 
 def read_job(row: Any) -> Job:
@@ -88,6 +114,7 @@ def read_job(row: Any) -> Job:
         owner=row.owner,
         due_at=row.due_at,
         lease_expires_at=row.lease_expires_at,
+        rank=row.rank,
     )
 
 
@@ -104,7 +131,8 @@ def lease_of(job: Job) -> ColumnElement[bool]:
 
 def require_lease(connection: Connection, job: Job) -> None:
     """Lock the job's row; raises StaleLease where another worker has claimed it."""
-    held = connection.execute(select(JobRow.id).where(lease_of(job)).with_for_update()).first()
+    shown = {"id": job.id, "owner": job.owner, "fence": job.fence}
+    held = connection.execute(LEASED, shown).first()
     if held is None:
         raise StaleLease(f"job {job.id} is no longer leased to this worker")
 
@@ -146,14 +174,8 @@ def enqueue(
 
     What is open or dead for an older generation of the subject is superseded.
     """
-    j = JobRow
-    same = (j.kind == kind) & (j.subject == subject) & (j.subject_id == subject_id)
-    earlier = connection.execute(
-        select(j.id, j.state, j.generation)
-        .where(same, j.state.in_((*OPEN_STATES, JobState.DEAD)), j.study_id == study_id)
-        .with_for_update()
-    ).all()
-    for row in earlier:
+    same = {"kind": kind, "subject": subject, "subject_id": subject_id, "study_id": study_id}
+    for row in connection.execute(EARLIER, same).all():
         if row.generation == generation and row.state in OPEN_STATES:
             return None
         changes = {"state": JobState.SUPERSEDED, "finished_at": now} | NO_LEASE
@@ -183,9 +205,6 @@ def enqueue_look(
     connection: Connection, subject: Subject, subject_id: int, study_id: int, *, now: datetime
 ) -> list[int]:
     """Make the job that looks at a subject as it is now, due at once, by its study's priority."""
-    study = connection.execute(
-        select(Study.priority, Study.too_old).where(Study.id == study_id)
-    ).one()
     job_id = enqueue(
         connection,
         kind=JobKind.ANALYSE,
@@ -193,11 +212,17 @@ def enqueue_look(
         subject_id=subject_id,
         study_id=study_id,
         generation=subject_generation(connection, subject, subject_id),
-        rank=job_rank(Rank(study.priority), too_old=study.too_old),
+        rank=rank_of(connection, study_id),
         due_at=now,
         now=now,
     )
     return [] if job_id is None else [job_id]
+
+
+def rank_of(connection: Connection, study_id: int) -> int:
+    """Return the rank of a study's jobs as it stands."""
+    study = connection.execute(URGENCY, {"study_id": study_id}).one()
+    return job_rank(Rank(study.priority), too_old=study.too_old)
 
 
 def job_rank(priority: Rank, *, too_old: bool) -> int:

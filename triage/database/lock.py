@@ -17,7 +17,7 @@ from pathlib import Path
 from triage.errors import DatabaseUnavailable
 
 SHORTEST_WAIT_S = 0.0005
-LONGEST_WAIT_S = 0.01
+LONGEST_WAIT_S = 0.002
 
 
 class WriterLock:

@@ -37,16 +37,26 @@ def script_directory() -> ScriptDirectory:
 def upgrade(url: str, *, to: str | None = None) -> list[str]:
     """Apply what is missing up to revision `to` (default: the newest); returns what was applied."""
     _make_file(url)
+    db = open_database(url)
+    try:
+        return upgrade_open(db, to=to)
+    finally:
+        db.dispose()
+
+
+def upgrade_open(db: Database, *, to: str | None = None) -> list[str]:
+    """Apply to an open database what is missing, as `upgrade` does."""
     scripts = script_directory()
     goal = to or scripts.get_current_head()
     applied: list[str] = []
-    db = open_database(url)
-    try:
-        while (step := _step(db, scripts, goal)) is not None:
-            applied.append(step)
-    finally:
-        db.dispose()
+    while (step := _step(db, scripts, goal)) is not None:
+        applied.append(step)
     return applied
+
+
+def knows(revision: str) -> bool:
+    """Whether this program has the migration that leads to `revision`."""
+    return any(script.revision == revision for script in script_directory().walk_revisions())
 
 
 def downgrade(url: str, *, to: str) -> None:

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from triage.database.reading_connection import Reader, Row
-from triage.records import Analysis, JobKind, JobState, ObjectState, StudyState
+from triage.records import Analysis, JobKind, JobState, ObjectState, Rank, StudyState
+from triage.rules.identity import COMPARED
 
 WINDOW = timedelta(hours=24)
 LATEST_FLAGS = 2_000  # bounds the latencies of a site that flags more than this in a day
@@ -39,7 +40,11 @@ def status_facts(
             "studies": _studies(reader, expired_before),
             "latency": _latency(reader, now - WINDOW),
             "receive": _receive(reader, now - WINDOW),
-            "senders": reader.rows("SELECT * FROM senders ORDER BY ae_title"),
+            "senders": reader.rows(
+                "SELECT senders.ae_title, last_image_at, images, busy_hours, usual_interval_s"
+                " FROM senders LEFT JOIN sender_habits"
+                " ON sender_habits.ae_title = senders.ae_title ORDER BY senders.ae_title"
+            ),
             "database": _database(reader),
         }
 
@@ -81,10 +86,7 @@ def _studies(reader: Reader, expired_before: datetime | None) -> Row:
         by_analysis[analysis] += count
         too_old += count if old else 0
     facts: Row = {
-        "open": reader.value("SELECT count(*) FROM studies WHERE sort_key IS NOT NULL"),
-        "flagged_unread": reader.value(
-            "SELECT count(*) FROM studies WHERE sort_key IS NOT NULL AND flagged_at IS NOT NULL"
-        ),
+        **_open(reader),
         "too_old": too_old,
         "by_state": by_state,
         "by_analysis": by_analysis,
@@ -92,6 +94,29 @@ def _studies(reader: Reader, expired_before: datetime | None) -> Row:
     if expired_before is not None:
         facts["expired_unread"] = _expired_unread(reader, expired_before)
     return facts
+
+
+def _open(reader: Reader) -> Row:
+    """Count the reading list: all, flagged, by priority, and each study once by its outcome.
+
+    One statement that the index of the open studies answers without touching them.
+    """
+    by_priority = {rank.value: 0 for rank in Rank}
+    by_outcome = {"flagged": 0} | {analysis.value: 0 for analysis in Analysis}
+    counts = reader.tuples(
+        "SELECT priority, analysis, count(flagged_at), count(*) FROM studies"
+        " WHERE sort_key IS NOT NULL GROUP BY priority, analysis"
+    )
+    for priority, analysis, flagged, count in counts:
+        by_priority[priority] += count
+        by_outcome["flagged"] += flagged
+        by_outcome[analysis] += count - flagged
+    return {
+        "open": sum(by_priority.values()),
+        "flagged_unread": by_outcome["flagged"],
+        "by_priority": by_priority,
+        "open_by_outcome": by_outcome,
+    }
 
 
 def _expired_unread(reader: Reader, before: datetime) -> Row:
@@ -161,16 +186,44 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def _receive(reader: Reader, since: datetime) -> Row:
-    last_24_h = {state.value: 0 for state in ObjectState}
-    last_24_h |= dict(
+    (newest,) = reader.rows("SELECT max(received_at) AS last_image_at FROM instances")
+    held = reader.value("SELECT count(*) FROM quarantine WHERE state = 'held'")
+    return {
+        "last_24_h": _received(reader, since),
+        **newest,
+        "quarantine_held": held,
+        "totals": reader.rows(
+            "SELECT source, state, objects, size_bytes FROM received_totals ORDER BY source, state"
+        ),
+    }
+
+
+def _received(reader: Reader, since: datetime) -> dict[str, int]:
+    """Count the objects received since then by what they are now, each of them once."""
+    counts = {state.value: 0 for state in ObjectState}
+    counts |= dict(
         reader.tuples(
             "SELECT state, count(*) FROM object_events WHERE at >= ? GROUP BY state",
             reader.time(since),
         )
     )
-    (newest,) = reader.rows("SELECT max(received_at) AS last_image_at FROM instances")
-    held = reader.value("SELECT count(*) FROM quarantine WHERE state = 'held'")
-    return {"last_24_h": last_24_h, **newest, "quarantine_held": held}
+    if not counts[ObjectState.REVISION] and not counts[ObjectState.CONFLICT]:
+        return counts
+    # A verdict on pixels is the second trace of an object that came as `stored`, then or earlier.
+    verdicts = reader.tuples(
+        "SELECT object_events.state, CASE WHEN received_at >= ? THEN 1 ELSE 0 END AS counted,"
+        " count(*) FROM object_events JOIN instances ON instances.id = instance_id"
+        " WHERE at >= ? AND object_events.state IN (?, ?) AND reason = ?"
+        " GROUP BY object_events.state, counted",
+        reader.time(since),
+        reader.time(since),
+        ObjectState.REVISION.value,
+        ObjectState.CONFLICT.value,
+        COMPARED,
+    )
+    for state, counted, count in verdicts:
+        counts[ObjectState.STORED if counted else state] -= count
+    return counts
 
 
 def _database(reader: Reader) -> Row:

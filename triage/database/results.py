@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from triage.database.connection import Database
 from triage.database.contests import resolve_contest
 from triage.database.documents import kept_finding, read_header
-from triage.database.jobs import enqueue, job_rank
+from triage.database.jobs import enqueue, rank_of
 from triage.database.queue import finish
 from triage.database.rows import subject_generation, supersede_results
-from triage.database.statements import insert_for, insert_id
+from triage.database.statements import insert_for, insert_id, insert_rows, update_row
 from triage.database.study_facts import study_caption
 from triage.database.tables import (
     CaptionRow,
@@ -36,13 +36,22 @@ from triage.records import (
     Job,
     JobKind,
     ObjectState,
-    Rank,
     Subject,
     SubjectContents,
 )
 from triage.rules.policies import Policies
 
 KEYS_PER_QUERY = 500
+RETIRE = (
+    update(CaptionRow)
+    .where(
+        CaptionRow.current,
+        CaptionRow.subject == bindparam("of_subject"),
+        CaptionRow.subject_id == bindparam("of_subject_id"),
+    )
+    .values(current=False)
+)
+TOO_OLD = select(Study.too_old).where(Study.id == bindparam("study_id"))
 LITTLE_ENDIAN = np.dtype("<f4")
 
 
@@ -68,9 +77,7 @@ def subject_contents(connection: Connection, subject: Subject, subject_id: int) 
     contested = None
     if first.state == ObjectState.STORED and first.contests_id is not None:
         contested = _held(_instances(connection, i.id == first.contests_id)[0])
-    too_old = connection.execute(
-        select(Study.too_old).where(Study.id == first.study_id)
-    ).scalar_one()
+    too_old = connection.execute(TOO_OLD, {"study_id": first.study_id}).scalar_one()
     return SubjectContents(
         subject=subject,
         subject_id=subject_id,
@@ -104,18 +111,12 @@ def commit_analysis(
             return False
         supersede_results(connection, job.subject, job.subject_id)
         _retire_caption(connection, job)
-        if results:
-            connection.execute(
-                insert_for(connection, ResultRow),
-                [_result_values(job, result) | {"created_at": now} for result in results],
-            )
+        written = [_result_values(job, result) | {"created_at": now} for result in results]
+        insert_rows(connection, ResultRow, written)
         _keep_digests(connection, pixel_digests)
         _keep_embeddings(connection, embeddings, now)
         refresh_study(connection, job.study_id, policies=policies, now=now)
         if caption_due:
-            study = connection.execute(
-                select(Study.priority, Study.too_old).where(Study.id == job.study_id)
-            ).one()
             enqueue(
                 connection,
                 kind=JobKind.CAPTION,
@@ -123,7 +124,7 @@ def commit_analysis(
                 subject_id=job.subject_id,
                 study_id=job.study_id,
                 generation=job.generation,
-                rank=job_rank(Rank(study.priority), too_old=study.too_old),
+                rank=rank_of(connection, job.study_id),
                 due_at=now,
                 now=now,
             )
@@ -248,19 +249,13 @@ def _result_values(job: Job, result: AnalysisResult) -> dict[str, Any]:
 
 
 def _retire_caption(connection: Connection, job: Job) -> None:
-    c = CaptionRow
-    connection.execute(
-        update(c)
-        .where(c.current, c.subject == job.subject, c.subject_id == job.subject_id)
-        .values(current=False)
-    )
+    of = {"of_subject": job.subject, "of_subject_id": job.subject_id}
+    connection.execute(RETIRE, of)
 
 
 def _keep_digests(connection: Connection, pixel_digests: Mapping[int, str]) -> None:
     for instance_id, digest in sorted(pixel_digests.items()):
-        connection.execute(
-            update(Instance).where(Instance.id == instance_id).values(pixel_digest=digest)
-        )
+        update_row(connection, Instance, instance_id, pixel_digest=digest)
 
 
 def _keep_embeddings(

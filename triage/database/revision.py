@@ -1,3 +1,3 @@
 """The database revision that this program needs. Light: `triage status` reads it too."""
 
-HEAD = "0001"
+HEAD = "0002"

@@ -15,6 +15,16 @@ from triage.records import Analysis, Job, Mode, Subject
 LOCK_STUDY = (
     select(Study.id).where(Study.id == bindparam("study_id")).with_for_update(key_share=True)
 )
+SUPERSEDE = (
+    update(ResultRow)
+    .where(
+        ResultRow.current,
+        ResultRow.subject == bindparam("of_subject"),
+        ResultRow.subject_id == bindparam("of_subject_id"),
+    )
+    .values(current=False)
+)
+SUPERSEDE_BUNDLE = SUPERSEDE.where(ResultRow.bundle_digest == bindparam("of_bundle"))
 GENERATIONS = {
     Subject.IMAGE: select(Instance.generation).where(Instance.id == bindparam("subject_id")),
     Subject.SERIES: select(Series.generation).where(Series.id == bindparam("subject_id")),
@@ -23,7 +33,7 @@ GENERATIONS = {
 
 def lock_study(connection: Connection, study_id: int) -> None:
     """Wait until no other transaction changes this study."""
-    connection.execute(select(Study.id).where(Study.id == study_id).with_for_update(key_share=True))
+    connection.execute(LOCK_STUDY, {"study_id": study_id})
 
 
 def subject_generation(connection: Connection, subject: Subject, subject_id: int) -> int:
@@ -42,11 +52,11 @@ def supersede_results(
     bundle_digest: str | None = None,
 ) -> None:
     """Take the current results of a subject out of count: all, or one bundle's."""
-    r = ResultRow
-    condition = r.current & (r.subject == subject) & (r.subject_id == subject_id)
-    if bundle_digest is not None:
-        condition &= r.bundle_digest == bundle_digest
-    connection.execute(update(r).where(condition).values(current=False))
+    of = {"of_subject": subject, "of_subject_id": subject_id}
+    if bundle_digest is None:
+        connection.execute(SUPERSEDE, of)
+    else:
+        connection.execute(SUPERSEDE_BUNDLE, of | {"of_bundle": bundle_digest})
 
 
 def record_failure(connection: Connection, job: Job, reason: str, *, now: datetime) -> None:

@@ -4,6 +4,7 @@ SQLAlchemy spends more time on building a statement than SQLite on running it, s
 ones are built once per table and take their values as parameters.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,14 @@ def insert_row(connection: Connection, table: type[Base], **values: Any) -> None
     connection.execute(_insert(table), values)
 
 
+def insert_rows(
+    connection: Connection, table: type[Base], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows that name the same columns."""
+    if rows:
+        connection.execute(_insert(table), list(rows))
+
+
 def insert_id(connection: Connection, table: type[Base], **values: Any) -> int:
     """Insert one row into a table with a numbered key and return the number."""
     key: int = connection.execute(_insert_id(table), values).scalar_one()
@@ -37,6 +46,18 @@ def insert_id(connection: Connection, table: type[Base], **values: Any) -> int:
 def update_row(connection: Connection, table: type[Base], row_id: int, **values: Any) -> None:
     """Change columns of the row with this number; values are plain, no SQL expressions."""
     connection.execute(_update(table), {"row_id": row_id, **values})
+
+
+def insert_whole(connection: Connection, table: type[Base], **values: Any) -> Any:
+    """Insert one row into a table with a numbered key and return the whole row."""
+    return connection.execute(_insert_whole(table), values).one()
+
+
+def update_changed(connection: Connection, table: type[Base], row: Any, **values: Any) -> None:
+    """Change those of the columns that differ from `row`, the whole row as it stands."""
+    changes = {name: value for name, value in values.items() if getattr(row, name) != value}
+    if changes:
+        update_row(connection, table, row.id, **changes)
 
 
 def row_of(connection: Connection, table: type[Base], row_id: int) -> Any:
@@ -52,6 +73,11 @@ def _insert(table: type[Base]) -> Insert:
 @cache
 def _insert_id(table: type[Base]) -> Any:
     return _insert(table).returning(table.__table__.c.id)
+
+
+@cache
+def _insert_whole(table: type[Base]) -> Any:
+    return _insert(table).returning(table.__table__)
 
 
 @cache

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from triage.database.statements import insert_id, row_of, update_row
+from triage.database.statements import insert_whole, row_of, update_changed, update_row
 from triage.database.study_alarms import raise_two_patients
 from triage.database.study_facts import order_of
 from triage.database.tables import Series, Study
@@ -64,7 +64,7 @@ def study_of(
     if rows:
         _mark_two_patients(connection, header.study_instance_uid, now)
     made = _make_study(connection, arrival, two_patients=bool(rows), policies=policies, now=now)
-    return row_of(connection, Study, made), True
+    return made, True
 
 
 def joined(study: Any, arrival: Arrival, *, policies: Policies) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def series_of(connection: Connection, study_id: int, header: Header, *, now: dat
     if found is not None:
         update_row(connection, Series, found.id, modality=modality)
         return row_of(connection, Series, found.id)
-    made = insert_id(
+    return insert_whole(
         connection,
         Series,
         study_id=study_id,
@@ -153,7 +153,6 @@ def series_of(connection: Connection, study_id: int, header: Header, *, now: dat
         images=0,
         generation=0,
     )
-    return row_of(connection, Series, made)
 
 
 def grow_series(
@@ -164,10 +163,10 @@ def grow_series(
     Its due time moves; a series that had closed opens again with a window of its own.
     """
     window_at = now if series.closes_at is None else series.window_at
-    update_row(
+    update_changed(
         connection,
         Series,
-        series.id,
+        series,
         window_at=window_at,
         last_instance_at=now,
         images=series.images + images,
@@ -201,11 +200,11 @@ def _make_study(
     two_patients: bool,
     policies: Policies,
     now: datetime,
-) -> int:
+) -> Any:
     header = arrival.header
     values = {name: getattr(header, name) for name in SHOWN}
     order = _order(arrival, policies)
-    return insert_id(
+    return insert_whole(
         connection,
         Study,
         study_instance_uid=header.study_instance_uid,

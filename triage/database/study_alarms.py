@@ -10,17 +10,14 @@ from sqlalchemy import Connection, select
 
 from triage.database.house import clear_alarm, raise_alarm
 from triage.database.tables import Instance, Study
-from triage.records import ObjectState
-
-CONFLICT_ALARM = "pixel_conflict"
-TWO_PATIENTS_ALARM = "two_patients"
+from triage.records import AlarmCode, ObjectState
 
 
 def raise_conflict(connection: Connection, sop_instance_uid: str, *, now: datetime) -> None:
     """Tell a person that two images share one SOP Instance UID."""
     raise_alarm(
         connection,
-        code=CONFLICT_ALARM,
+        code=AlarmCode.PIXEL_CONFLICT,
         subject=sop_instance_uid,
         message=f"Two objects with different pixels share SOP Instance UID {sop_instance_uid};"
         " both are held, the newer one is not analysed.",
@@ -34,7 +31,7 @@ def raise_two_patients(connection: Connection, study_instance_uid: str, *, now: 
     """Tell a person that one Study Instance UID came with two patients."""
     raise_alarm(
         connection,
-        code=TWO_PATIENTS_ALARM,
+        code=AlarmCode.TWO_PATIENTS,
         subject=study_instance_uid,
         message=f"Study Instance UID {study_instance_uid} came with more than one patient;"
         " both are held apart.",
@@ -53,9 +50,9 @@ def close_alarms_of(
         select(i.sop_instance_uid).where(i.study_id == study_id, i.state == ObjectState.CONFLICT)
     ).scalars()
     for sop_instance_uid in sorted(set(conflicts)):
-        clear_alarm(connection, code=CONFLICT_ALARM, subject=sop_instance_uid, now=now)
+        clear_alarm(connection, code=AlarmCode.PIXEL_CONFLICT, subject=sop_instance_uid, now=now)
     unread = select(Study.id).where(
         Study.study_instance_uid == study_instance_uid, Study.acknowledged_at.is_(None)
     )
     if connection.execute(unread).first() is None:
-        clear_alarm(connection, code=TWO_PATIENTS_ALARM, subject=study_instance_uid, now=now)
+        clear_alarm(connection, code=AlarmCode.TWO_PATIENTS, subject=study_instance_uid, now=now)

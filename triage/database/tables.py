@@ -33,6 +33,14 @@ class Study(Base):
         Index("ix_studies_received_at", "received_at"),
         Index("ix_studies_flagged_at", "flagged_at"),
         Index("ix_studies_counts", "state", "analysis", "too_old"),
+        Index(
+            "ix_studies_open",
+            "priority",
+            "analysis",
+            "flagged_at",
+            sqlite_where=text("sort_key IS NOT NULL"),
+            postgresql_where=text("sort_key IS NOT NULL"),
+        ),
     )
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     study_instance_uid: Mapped[str]

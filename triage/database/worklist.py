@@ -14,7 +14,7 @@ from triage.database.connection import lock_arrivals
 from triage.database.documents import finding_document, model_document
 from triage.database.house import record_decision
 from triage.database.jobs import job_rank
-from triage.database.statements import row_of, update_row
+from triage.database.statements import row_of, update_changed, update_row
 from triage.database.study_alarms import close_alarms_of
 from triage.database.study_facts import (
     StudyContents,
@@ -56,7 +56,7 @@ def refresh_study(
         policies=policies,
         now=now,
     )
-    update_row(connection, Study, study_id, **changes)
+    update_changed(connection, Study, study, **changes)
     if "acknowledged_at" in changes:
         detail = {"reason": stand.reason, "acknowledged_by": study.acknowledged_by}
         record_decision(

@@ -51,6 +51,10 @@ _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 _PIXEL_DATA: Final = 0x7FE00010
+# An image without noise may shrink a thousandfold and is small; a large one shrinks a hundredfold.
+_ANY_RATIO_BYTES: Final = 64 << 20
+_HIGHEST_RATIO: Final = 200
+_PIECE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,14 @@ class DecodeLimits:
     maximum_file_mib: int = 2048
     maximum_inflated_mib: int = 2048  # a deflated data set
     maximum_decoded_mib: int = 2048  # all frames of one object
+    maximum_frame_mib: int = 256  # more than any detector has
+    maximum_frames: int = 32768
     maximum_elements: int = 1_000_000
     maximum_depth: int = 32  # nested sequences
+
+    def is_bomb(self, small: int, large: int) -> bool:
+        """Whether so many bytes may not become so many: beyond what any image is compressed."""
+        return large > _ANY_RATIO_BYTES and large > _HIGHEST_RATIO * small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,7 @@ def parse(data: bytes, limits: DecodeLimits) -> Dataset:
     """The same of bytes in memory. `file_meta` holds the transfer syntax alone."""
     start, syntax = _file_meta(data)
     if syntax == DEFLATED:
-        data, start = _inflate(data[start:], limits.maximum_inflated_mib << 20), 0
+        data, start = _inflate(data[start:], limits), 0
     encoding = _encoding(data, start, syntax)
     check_structure(data, start, encoding.implicit, encoding.little_endian, limits)
     stream = BytesIO(data)
@@ -156,17 +166,28 @@ def _encoding(data: bytes, start: int, syntax: str) -> _Encoding:
     return _Encoding(implicit=not explicit, little_endian=little_endian)
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
+def _inflate(data: bytes, limits: DecodeLimits) -> bytes:
+    """Inflate piece by piece, so that what is no longer within bounds is never held."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    result = bytearray()
+    view = memoryview(data)
     try:
-        result = inflater.decompress(data, limit + 1)
+        for start in range(0, len(view), _PIECE_BYTES):
+            rest: bytes | memoryview = view[start : start + _PIECE_BYTES]
+            while rest and not inflater.eof:
+                result += inflater.decompress(rest, _PIECE_BYTES)
+                rest = inflater.unconsumed_tail
+                if len(result) > limits.maximum_inflated_mib << 20:
+                    raise DecodeError(
+                        f"The deflated data set inflates beyond {limits.maximum_inflated_mib} MiB."
+                    )
+                if limits.is_bomb(start + _PIECE_BYTES - len(rest), len(result)):
+                    raise DecodeError("The deflated data set inflates beyond any image.")
+            if inflater.eof:
+                return bytes(result)
     except zlib.error:
         raise DecodeError("The deflated data set is damaged.") from None
-    if len(result) > limit:
-        raise DecodeError(f"The deflated data set inflates beyond {limit >> 20} MiB.")
-    if not inflater.eof:
-        raise DecodeError("The deflated data set is cut short.")
-    return result
+    raise DecodeError("The deflated data set is cut short.")
 
 
 # --- structure

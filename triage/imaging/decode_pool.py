@@ -8,6 +8,8 @@ the pool made, so nothing is left behind whichever side dies.
 """
 
 import contextlib
+import itertools
+import math
 import os
 import queue
 import socket
@@ -16,7 +18,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -57,7 +59,10 @@ class DecodePool:
         self, processes: int = 2, *, memory_mib: int = 4096, timeout_s: float = 120.0
     ) -> None:
         self._memory_mib, self._timeout_s = memory_mib, timeout_s
-        self._tickets: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        # By urgency, then in order of arrival; None, at the very end, ends a thread.
+        self._tickets: queue.PriorityQueue[tuple[float, int, _Ticket | None]]
+        self._tickets = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closed = False
         self._decoders: set[_Decoder] = set()
@@ -68,8 +73,11 @@ class DecodePool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, task: DecodeTask) -> Future[DecodedSubject]:
-        """Queue `task`. Raises ValueError for an unknown rendering, RuntimeError once closed."""
+    def submit(self, task: DecodeTask, *, rank: int = 0) -> Future[DecodedSubject]:
+        """Queue `task`; a lower `rank` goes first.
+
+        Raises ValueError for an unknown rendering, RuntimeError once closed.
+        """
         for spec in task.specs:
             if spec.rendering not in RENDERINGS or not 1 <= spec.size_px <= _MAXIMUM_VIEW_PX:
                 raise ValueError(f"There is no rendering {spec.rendering} of {spec.size_px} px.")
@@ -77,7 +85,7 @@ class DecodePool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("The decode pool is closed.")
-            self._tickets.put(_Ticket(task, future))
+            self._tickets.put((rank, next(self._numbers), _Ticket(task, future)))
         return future
 
     def close(self) -> None:
@@ -89,7 +97,7 @@ class DecodePool:
             for decoder in self._decoders:
                 decoder.kill()
         for _ in self._threads:
-            self._tickets.put(None)
+            self._tickets.put((math.inf, next(self._numbers), None))
         for thread in self._threads:
             thread.join()
 
@@ -107,8 +115,8 @@ class DecodePool:
     # --- one thread per process
 
     def _work(self) -> None:
-        decoder: _Decoder | None = None
-        while (ticket := self._tickets.get()) is not None:
+        decoder = self._ready()
+        while (ticket := self._tickets.get()[2]) is not None:
             if self._closed:
                 ticket.future.cancel()
             if not ticket.future.set_running_or_notify_cancel():
@@ -131,6 +139,18 @@ class DecodePool:
             else:
                 ticket.future.set_result(result)
         self._end(decoder)
+
+    def _ready(self) -> "_Decoder | None":
+        """Start a process ahead of its first task; where that fails, the task tries again."""
+        decoder: _Decoder | None = None
+        try:
+            decoder = self._start()
+            decoder.wait_until_ready()
+        except (OSError, DecodeCrashed) as error:
+            log.warning("decoder_not_started", reason=str(_as_crash(error)))
+            self._end(decoder)
+            return None
+        return decoder
 
     def _start(self) -> "_Decoder":
         decoder = _Decoder(self._memory_mib)
@@ -184,11 +204,16 @@ class _Decoder:
         self._channel.close()
         self._process.wait()
 
-    def run(self, task: DecodeTask, timeout_s: float) -> DecodedSubject:
-        """Raises DecodeCrashed if the process cannot be used any more afterwards."""
+    def wait_until_ready(self) -> None:
+        """Wait until the process has started. Raises DecodeCrashed."""
         if not self._ready:
             self._answer(_START_TIMEOUT_S)
             self._ready = True
+
+    def run(self, task: DecodeTask, timeout_s: float) -> DecodedSubject:
+        """Raises DecodeCrashed if the process cannot be used any more afterwards."""
+        self.wait_until_ready()
+        started_s = time.monotonic()
         memory_fd = os.memfd_create("triage-views")
         try:
             request = {
@@ -200,7 +225,8 @@ class _Decoder:
                 send(self._channel, request, memory_fd)
             except OSError:
                 raise DecodeCrashed(f"The decoder process {self._ending()}.") from None
-            return _subject(self._answer(timeout_s), task, memory_fd)
+            subject = _subject(self._answer(timeout_s), task, memory_fd)
+            return replace(subject, decode_s=time.monotonic() - started_s)
         finally:
             os.close(memory_fd)
 

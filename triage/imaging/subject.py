@@ -24,6 +24,7 @@ from triage.imaging.values import (
     luminance,
     meaning,
     modality_values,
+    only_usable,
     usable_pixels,
 )
 from triage.imaging.views import VOLUME_RENDERINGS, Picture, render, to_view, view_digest
@@ -59,6 +60,7 @@ class DecodedSubject:
     pixel_digests: tuple[str, ...]  # one per path, see decode.PixelDigest
     facts: ImageFacts
     refused: dict[ViewSpec, str] = field(default_factory=dict)
+    decode_s: float = 0.0  # of a decode pool: from the request to its process to the answer
 
 
 def decode_subject(task: DecodeTask) -> DecodedSubject:
@@ -235,7 +237,7 @@ class _FactsSoFar:
 def value_range(stored: Values, layout: Layout, mean: Meaning) -> tuple[float, float]:
     """Least and greatest usable value, of grey in modality units; (inf, -inf) if there is none."""
     usable = usable_pixels(stored, mean)
-    seen = stored[usable]
+    seen = only_usable(stored, usable)
     if not seen.size:
         return math.inf, -math.inf
     # A rescale has its extremes at the ends; a table may have them anywhere.
@@ -250,7 +252,7 @@ def is_blank(stored: Values, layout: Layout, mean: Meaning) -> bool:
     """True if the usable pixels are constant or nearly so: 99 % within two stored steps."""
     usable = usable_pixels(stored, mean)
     grey = luminance(stored.astype(np.float32)) if layout.is_colour else stored
-    seen = grey[usable]
+    seen = only_usable(grey, usable)
     if not seen.size:
         return True
     seen = seen[:: max(1, seen.size // _SAMPLE_PIXELS)]

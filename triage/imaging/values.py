@@ -170,10 +170,18 @@ def modality_values(stored: Values, layout: Layout, mean: Meaning) -> Floats:
 
 def usable_pixels(stored: Values, mean: Meaning) -> NDArray[np.bool_]:
     """True where a pixel is neither padding nor non-finite; (H, W) also of colour."""
-    usable: NDArray[np.bool_] = np.isfinite(stored)
+    whole = stored.dtype.kind in "iu"
+    usable: NDArray[np.bool_] = np.ones(stored.shape, bool) if whole else np.isfinite(stored)
     if mean.padding is not None:
         usable &= (stored < mean.padding[0]) | (stored > mean.padding[1])
     return usable if usable.ndim == 2 else np.asarray(usable.all(axis=-1))
+
+
+def only_usable(values: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[Any]:
+    """The usable values, flat or (N, 3); not copied where all are."""
+    if not usable.all():
+        return values[usable]
+    return values.reshape(-1, *values.shape[usable.ndim :])
 
 
 def windowed(values: Floats, window: Window) -> Floats:
@@ -191,7 +199,9 @@ def stretched(values: Floats, low: float, high: float) -> Floats:
     """Linear from `low`..`high` to 0..1, clipped; a step at `low` where both are equal."""
     if high <= low:
         return (values > low).astype(values.dtype)
-    return np.asarray(np.clip((values - low) / (high - low), 0.0, 1.0))
+    grey = np.asarray(values - low)
+    grey /= high - low
+    return np.clip(grey, 0.0, 1.0, out=grey)
 
 
 def luminance(rgb: Floats) -> Floats:

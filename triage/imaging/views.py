@@ -30,6 +30,7 @@ from triage.imaging.values import (
     Rescale,
     luminance,
     modality_values,
+    only_usable,
     stretched,
     usable_pixels,
     windowed,
@@ -103,11 +104,12 @@ def _dicom(values: Floats, usable: NDArray[np.bool_], mean: Meaning) -> Floats:
     elif mean.window is not None:
         grey = windowed(values, mean.window)
     elif usable.any():
-        seen = values[usable]
+        seen = only_usable(values, usable)
         grey = stretched(values, float(seen.min()), float(seen.max()))
     else:
         return np.zeros_like(values)
-    return np.where(usable, np.clip(1.0 - grey if mean.inverted else grey, 0.0, 1.0), 0.0)
+    grey = np.clip(1.0 - grey if mean.inverted else grey, 0.0, 1.0)
+    return grey if usable.all() else np.where(usable, grey, 0.0)
 
 
 def _google_cxr(values: Floats, layout: Layout, mean: Meaning) -> Floats:

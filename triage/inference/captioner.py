@@ -185,15 +185,19 @@ def prompt_ids(directory: Path, tokenizer: PreTrainedTokenizerBase, config: Any)
 
     The processor would write the same, but it wants an image to squeeze through eight bits.
     """
+    marks = (config.boi_token_index, config.image_token_id, config.eoi_token_index)
+    begin, image, end = map(tokenizer.convert_ids_to_tokens, marks)
+    if None in (begin, image, end):
+        raise BundleError(
+            f"{directory} has no tokenizer that can be loaded and knows the image tokens"
+        )
+    soft = image * config.mm_tokens_per_image
     text = tokenizer.apply_chat_template(
         chat(),
         chat_template=_template(directory),
         tokenize=False,
         add_generation_prompt=True,
     )
-    begin = tokenizer.convert_ids_to_tokens(config.boi_token_index)
-    end = tokenizer.convert_ids_to_tokens(config.eoi_token_index)
-    soft = tokenizer.convert_ids_to_tokens(config.image_token_id) * config.mm_tokens_per_image
     if str(text).count(begin) != 1:
         raise BundleError(f"the chat template in {directory} does not place the image once")
     whole = str(text).replace(begin, f"\n\n{begin}{soft}{end}\n\n")

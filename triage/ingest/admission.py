@@ -35,9 +35,14 @@ class Rejection:
     """The three fields of an A-ASSOCIATE-RJ, and the reason for our log."""
 
     result: int  # 1 permanent, 2 transient
-    source: int  # 1 service user, 3 service provider (presentation)
+    source: int  # 1 service user, 2 and 3 service provider (ACSE, presentation)
     diagnostic: int
     reason: str
+
+    @property
+    def retry(self) -> bool:
+        """Whether the same request can be accepted later."""
+        return self.result == 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,22 @@ WRONG_CALLED = Rejection(result=1, source=1, diagnostic=7, reason="called AE tit
 UNKNOWN_CALLER = Rejection(
     result=1, source=1, diagnostic=3, reason="calling AE title, address or certificate unknown"
 )
+WRONG_CONTEXT = Rejection(
+    result=1, source=1, diagnostic=2, reason="application context name not that of DICOM"
+)
+WRONG_VERSION = Rejection(result=1, source=2, diagnostic=2, reason="protocol version not supported")
 OUT_OF_SERVICE = Rejection(result=2, source=3, diagnostic=1, reason="nothing can be stored now")
+TOO_MANY = Rejection(
+    result=2, source=3, diagnostic=2, reason="[receiver] maximum_associations are open"
+)
+REJECTIONS = (
+    WRONG_CALLED,
+    UNKNOWN_CALLER,
+    WRONG_CONTEXT,
+    WRONG_VERSION,
+    OUT_OF_SERVICE,
+    TOO_MANY,
+)
 
 
 def peers_of(configured: Sequence[PeerConfig]) -> tuple[Peer, ...]:

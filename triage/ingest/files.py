@@ -7,12 +7,16 @@ stays inside its folder. Logs no names: they may be patients'.
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from triage.ingest.span import FileSpan
 from triage.ingest.stability import Candidate, Stamp
+from triage.store import Bytes, read_pieces
 
 log = structlog.get_logger(__name__)
 
@@ -61,18 +65,37 @@ def stamp_of(path: Path) -> Stamp | None:
     return Stamp(size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-def read_whole(candidate: Candidate) -> bytes | None:
-    """Read a file whole; None if it is gone, unreadable, or not as it was when it was found."""
-    try:
-        descriptor = os.open(candidate.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(candidate.stamp.size_bytes + 1)
-            status = os.fstat(file.fileno())
-    except OSError as error:
-        log.warning("folder_file_unreadable", reason=error.strerror)
-        return None
-    same = Stamp(size_bytes=len(data), mtime_ns=status.st_mtime_ns) == candidate.stamp
-    return data if same else None
+class SourceChanged(Exception):
+    """A file is not, or no longer, as it was when it was found."""
+
+
+def open_source(candidate: Candidate) -> FileIO:
+    """Open a file for reading, links not followed. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return FileIO(os.open(candidate.path, flags), "rb")
+
+
+def span_of(source: FileIO, candidate: Candidate) -> FileSpan:
+    """Return the bytes of an open file, as many as it had when it was found."""
+    read = partial(os.pread, source.fileno())
+    return FileSpan(read=read, start=0, size=candidate.stamp.size_bytes)
+
+
+def chunks_of(source: FileIO, candidate: Candidate) -> Iterator[Bytes]:
+    """Yield the bytes of an open file, each chunk until the next one is asked for.
+
+    Raises SourceChanged, before the last chunk is known to be the last, if size or modification
+    time are not those that were found; OSError if it cannot be read.
+    """
+    size = 0
+    for chunk in read_pieces(source):
+        size += len(chunk)
+        if size > candidate.stamp.size_bytes:
+            break
+        yield chunk
+    mtime_ns = os.fstat(source.fileno()).st_mtime_ns
+    if Stamp(size_bytes=size, mtime_ns=mtime_ns) != candidate.stamp:
+        raise SourceChanged
 
 
 def move_inside(path: Path, root: Path, place: str) -> None:

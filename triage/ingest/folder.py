@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from io import FileIO
 from pathlib import Path
 
 import structlog
@@ -45,17 +46,20 @@ from triage.database.intake_log import (
 )
 from triage.errors import ObjectRefused, TransientError
 from triage.ingest.files import (
+    SourceChanged,
+    chunks_of,
     files_below,
     is_passed_over,
     move_inside,
+    open_source,
     path_text,
-    read_whole,
+    span_of,
     stamp_of,
 )
 from triage.ingest.intake import Intake
 from triage.ingest.mounts import MOUNTINFO, needs_polling
 from triage.ingest.stability import Candidate, Stamp, Tracker
-from triage.records import Source
+from triage.records import AlarmCode, Source
 from triage.store import MIB
 
 log = structlog.get_logger(__name__)
@@ -186,7 +190,7 @@ class FolderWatcher:
         """Look at every file of every folder and track those that were not read as they are."""
         for root in self._roots:
             missing = "" if root.is_dir() else "is not there"
-            self._tell(root, "folder_missing", missing, next_step=FIND_IT)
+            self._tell(root, AlarmCode.FOLDER_MISSING, missing, next_step=FIND_IT)
             unreadable: list[str] = []
             batch: list[tuple[Path, Stamp]] = []
             for found in files_below(root, unreadable):
@@ -196,7 +200,7 @@ class FolderWatcher:
                     batch.clear()
             self._track_unknown(batch, now_s)
             hidden = HIDDEN.format(len(unreadable), unreadable[0]) if unreadable else ""
-            self._tell(root, "folder_unreadable", hidden, next_step=OPEN_IT)
+            self._tell(root, AlarmCode.FOLDER_UNREADABLE, hidden, next_step=OPEN_IT)
         again = self._polled or self._new_directories
         interval_s = min(self._config.stable_s, self._config.rescan_s)
         self._next_scan_s = now_s + (interval_s if again else self._config.rescan_s)
@@ -218,7 +222,7 @@ class FolderWatcher:
             if known.get(path_text(path)) != (stamp.size_bytes, stamp.mtime_ns)
         ]
 
-    def _tell(self, root: Path, code: str, trouble: str, *, next_step: str) -> None:
+    def _tell(self, root: Path, code: AlarmCode, trouble: str, *, next_step: str) -> None:
         """Raise an alarm where there is trouble, clear it where there is none, at each change.
 
         What cannot be looked at is an alarm, not an empty folder: a mount or a right may be gone.
@@ -302,19 +306,29 @@ class FolderWatcher:
         if candidate.stamp.size_bytes > self._maximum_object_mib * MIB:
             self._intake.refuse_unread(candidate.stamp.size_bytes, source=Source.FOLDER)
             return "refused", False
-        data = read_whole(candidate)
-        if data is None:  # gone, changed or unreadable: the next scan tells
-            self._tracker.forget(candidate.path)
-            return "", False
         try:
-            if not self._tracker.is_stable(candidate, now_s):
-                self._intake.inspect(data)
-        except ObjectRefused:
-            self._tracker.not_whole(candidate.path)
-            return "", False
+            with open_source(candidate) as source:
+                return self._outcome_of(source, candidate, now_s)
+        except SourceChanged:
+            pass
+        except OSError as error:
+            log.warning("folder_file_unreadable", reason=error.strerror)
+        self._tracker.forget(candidate.path)  # gone, changed or unreadable: the next scan tells
+        return "", False
+
+    def _outcome_of(self, source: FileIO, candidate: Candidate, now_s: float) -> tuple[str, bool]:
+        """The same of an open file. Raises SourceChanged or OSError, where it cannot be judged."""
+        if not self._tracker.is_stable(candidate, now_s):
+            try:
+                self._intake.inspect(span_of(source, candidate))
+            except ObjectRefused:
+                self._tracker.not_whole(candidate.path)
+                return "", False
         try:
             outcome = self._intake.accept(
-                data, source=Source.FOLDER, original_path=path_text(candidate.path)
+                chunks_of(source, candidate),
+                source=Source.FOLDER,
+                original_path=path_text(candidate.path),
             )
         except ObjectRefused:
             return "refused", False

@@ -17,11 +17,12 @@ from pydicom.charset import python_encoding
 from triage.errors import IdentifiersInvalid, ObjectUnparsable
 from triage.ingest.elements import PIXEL_TAGS, Bounds, Element, Encoding, walk
 from triage.ingest.part10 import DataSet, Inflated, encoding_of, inflated, is_uid
+from triage.ingest.span import Span
 from triage.records import Header
-from triage.store import Bytes
 
 LONGEST_TEXT: Final = 256  # characters kept of any value; names of three groups fit
 _LONGEST_VALUE: Final = 1024  # bytes read of any value
+_NEAR_BYTES: Final = 65536  # of the beginning, where most values stand: fetched at once
 _MOST_VALUES: Final = 16  # values kept of a multi-valued element
 
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
@@ -156,13 +157,15 @@ def _codec(term: str) -> str:
     # Many writers spell ISO_IR 100 with a blank or a hyphen; no term at all means the default
     # repertoire, where latin-1 shows stray bytes of the most frequent misconfiguration rightly.
     for spelling in (term, term.replace("ISO IR", "ISO_IR"), term.replace("ISO-IR", "ISO_IR")):
+        if spelling == "ISO_IR 203":  # Latin-9, younger than the library's table
+            return "iso8859_15"
         if spelling in python_encoding:
             codec = python_encoding[spelling]
             return "latin_1" if codec in ("iso8859", "ascii") else codec
     return "latin_1"
 
 
-def _as_written(declared: Encoding, beginning: Bytes) -> Encoding:
+def _as_written(declared: Encoding, beginning: Span) -> Encoding:
     """Return the encoding in use: some writers name an explicit syntax and write implicit."""
     vr = bytes(beginning[4:6])
     spelled = vr.isalpha() and vr.isupper()
@@ -174,6 +177,7 @@ def _collect(
 ) -> tuple[Mapping[int, bytes], bool]:
     """Return the raw values of wanted elements, and whether pixel data with content is there."""
     values: dict[int, bytes] = {}
+    near = bytes(content.beginning[:_NEAR_BYTES])
     for element in walk(content.beginning, encoding, bounds, size=content.size):
         if element.parent == 0 and element.tag in PIXEL_TAGS:
             return values, element.length != 0
@@ -184,7 +188,8 @@ def _collect(
             # Two readers could take two different ones for the identity of one object.
             raise ObjectUnparsable("an element that identifies the object occurs twice")
         end = element.start + min(element.length, _LONGEST_VALUE)
-        values[key] = bytes(content.beginning[element.start : end])
+        where = near if end <= len(near) else content.beginning
+        values[key] = bytes(where[element.start : end])
     return values, False
 
 

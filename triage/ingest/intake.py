@@ -2,19 +2,22 @@
 
 Owns the order of checks and what is left behind by each outcome (DESIGN sections 3.2, 3.3, 4):
 
-1. larger than the limit, no space, store or database away: raised, the sender tries again;
-2. no DICOM, a DICOMDIR, cut short, beyond a bound of depth or count: not taken in;
+1. no space, store or database away: raised, the sender tries again;
+2. above the limit of size, no DICOM, a DICOMDIR, cut short, beyond a bound of depth or count: not
+   taken in;
 3. Study, Series or SOP Instance UID or SOP Class UID missing or ill-formed: not taken in;
 4. another SOP Class or Instance UID than the C-STORE command said: not taken in;
 5. else held, and success means durable: file, directories and row.
 
 What is not taken in (2 to 4) is kept in the quarantine, once per content, where it is no larger
-than LARGEST_KEPT_MIB; a DICOMDIR and anything larger is recorded as refused and not kept. Sender
-or folder still has it then: nothing but a held or quarantined object may be deleted at its source.
+than LARGEST_KEPT_MIB; a DICOMDIR, anything larger, and what passes the limit of size, whose rest is
+not asked for, are recorded as refused and not kept. Sender or folder still has them then: nothing
+but a held or quarantined object may be deleted at its source.
+
+An object is written while it comes (see `reception`) and is never in memory as a whole.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -34,18 +37,26 @@ from triage.errors import (
     TriageError,
 )
 from triage.ingest.group_commit import GroupCommit
-from triage.ingest.header import HeaderLimits, clean, read_header
-from triage.ingest.part10 import DataSet, digest_of, file_meta, split
+from triage.ingest.header import HeaderLimits, clean
+from triage.ingest.part10 import file_meta
+from triage.ingest.reception import (
+    TOO_LARGE,
+    Received,
+    header_of,
+    inspect,
+    receiving,
+    stage_aside,
+    stage_object,
+)
+from triage.ingest.span import FileSpan
 from triage.records import Arrival, Header, Source
 from triage.rules.policies import Policies
-from triage.store import MIB, Bytes, Store
+from triage.store import MIB, Bytes, Staged, Store
 
 log = structlog.get_logger(__name__)
 
-LARGEST_KEPT_MIB = 64
 LONGEST_UID = 64
 LONGEST_PATH = 4096
-TOO_LARGE = "more than [receiver] maximum_object_mib"
 REASON_CODES: dict[type[ObjectRefused], str] = {
     ObjectUnparsable: "unparsable",
     IdentifiersInvalid: "identifiers_invalid",
@@ -65,6 +76,17 @@ class _Offer:
     sop_class_uid: str | None = None  # of the C-STORE command
     sop_instance_uid: str | None = None
     original_path: str | None = None
+
+    @property
+    def meta(self) -> bytes | None:
+        """Meta information for the quarantine, as told; None where the object came as a file."""
+        if self.transfer_syntax_uid is None:
+            return None
+        return file_meta(
+            sop_class_uid=self.told_sop_class_uid,
+            sop_instance_uid=self.told_sop_instance_uid,
+            transfer_syntax_uid=_as_ascii(self.transfer_syntax_uid),
+        )
 
     @property
     def told_sop_class_uid(self) -> str:
@@ -117,7 +139,7 @@ class Intake:
 
     def accept(
         self,
-        data: Bytes,
+        data: Bytes | Iterable[Bytes],
         *,
         transfer_syntax_uid: str | None = None,
         source: Source,
@@ -129,12 +151,20 @@ class Intake:
     ) -> ArrivalOutcome:
         """Take in one object and return once it is durable.
 
-        `data` is a DICOM file (PS3.10), or a bare data set where `transfer_syntax_uid` is given.
+        `data` is a DICOM file (PS3.10), or a bare data set where `transfer_syntax_uid` is given:
+        bytes, or chunks of any size, each of which need stay valid only until the next one is
+        asked for. Chunks are pulled by the calling thread and written as they come. An exception
+        of the iterator passes through unchanged, nothing is recorded and nothing left behind.
+        What raises below may raise before the last chunk was asked for.
         `c_store_priority` is (0000,0700); the expected UIDs are those of the C-STORE command.
         Raises ObjectRefused or a subclass, recorded already; OutOfSpace, StoreError or
         DatabaseUnavailable, where trying again later can help.
         """
-        self._store.check_space(len(data))
+        if isinstance(data, bytes | bytearray | memoryview):
+            self._store.check_space(len(data))
+            data = (data,)
+        else:
+            self._store.check_space(0)
         offer = _Offer(
             transfer_syntax_uid=transfer_syntax_uid,
             source=source,
@@ -144,42 +174,29 @@ class Intake:
             sop_instance_uid=expected_sop_instance_uid,
             original_path=original_path,
         )
-        try:
-            data_set, header = self._inspect(data, transfer_syntax_uid)
-            _check_command(header, offer)
-        except ObjectRefused as refusal:
-            self._set_aside(data, refusal, offer)
-            raise
-        return self._hold(data_set, header, offer)
+        with receiving(self._store, data, transfer_syntax_uid, self._limits) as received:
+            try:
+                header = header_of(received, self._limits)
+                _check_command(header, offer)
+            except ObjectRefused as refusal:
+                self._set_aside(received, refusal, offer)
+                raise
+            staged = stage_object(received, header)
+        return self._hold(staged, header, offer)
 
-    def inspect(self, data: Bytes, transfer_syntax_uid: str | None = None) -> Header:
-        """Return the header of an object that `accept` would not refuse; records nothing.
+    def inspect(self, file: FileSpan) -> Header:
+        """Return the header of a file that `accept` would not refuse; records nothing.
 
-        Raises ObjectRefused or a subclass.
+        Raises ObjectRefused or a subclass, or what reading raises.
         """
-        return self._inspect(data, transfer_syntax_uid)[1]
+        return inspect(file, self._limits)
 
     def refuse_unread(self, size_bytes: int, *, source: Source) -> None:
         """Record an object that is too large to be read at all."""
         refusal = ObjectRefused(f"the object has {size_bytes // MIB} MiB: {TOO_LARGE}")
         self._record_refused(str(refusal), _Offer(source=source))
 
-    def _inspect(self, data: Bytes, transfer_syntax_uid: str | None) -> tuple[DataSet, Header]:
-        if len(data) > self._limits.maximum_object_mib * MIB:
-            raise ObjectUnparsable(TOO_LARGE)
-        if transfer_syntax_uid is None:
-            data_set = split(data)
-        else:
-            data_set = DataSet(transfer_syntax_uid=transfer_syntax_uid, encoded=data)
-        return data_set, read_header(data_set, self._limits)
-
-    def _hold(self, data_set: DataSet, header: Header, offer: _Offer) -> ArrivalOutcome:
-        meta = file_meta(
-            sop_class_uid=header.sop_class_uid,
-            sop_instance_uid=header.sop_instance_uid,
-            transfer_syntax_uid=header.transfer_syntax_uid,
-        )
-        staged = self._store.stage((meta, data_set.encoded), digest=digest_of(data_set))
+    def _hold(self, staged: Staged, header: Header, offer: _Offer) -> ArrivalOutcome:
         arrival = Arrival(
             header=header,
             digest=staged.digest,
@@ -205,14 +222,13 @@ class Intake:
         _log_outcome(arrival, outcome)
         return outcome
 
-    def _set_aside(self, data: Bytes, refusal: ObjectRefused, offer: _Offer) -> None:
+    def _set_aside(self, received: Received, refusal: ObjectRefused, offer: _Offer) -> None:
         """Record what was not taken in, with its bytes where they are kept."""
         reason = str(refusal)
-        if type(refusal) is ObjectRefused or len(data) > LARGEST_KEPT_MIB * MIB:
+        staged = stage_aside(self._store, received, offer.meta)
+        if staged is None:
             self._record_refused(reason, offer)
             return
-        chunks = _as_file(data, offer)
-        staged = self._store.stage_aside(chunks, digest=_sha256(chunks))
         quarantined = partial(
             record_quarantined,
             source=offer.source,
@@ -221,7 +237,7 @@ class Intake:
             sop_class_uid=offer.told_sop_class_uid,
             path=staged.path,
             original_path=clean(offer.original_path or "", LONGEST_PATH) or None,
-            size_bytes=len(data),
+            size_bytes=received.size_bytes,
             reason_code=REASON_CODES[type(refusal)],
             reason=reason,
         )
@@ -266,27 +282,8 @@ def _check_command(header: Header, offer: _Offer) -> None:
         raise CommandMismatch("command and data set name different SOP Instances")
 
 
-def _as_file(data: Bytes, offer: _Offer) -> Sequence[Bytes]:
-    """Return what was received as a DICOM file, so that a person's tools can open it."""
-    if offer.transfer_syntax_uid is None:
-        return (data,)
-    meta = file_meta(
-        sop_class_uid=offer.told_sop_class_uid,
-        sop_instance_uid=offer.told_sop_instance_uid,
-        transfer_syntax_uid=offer.transfer_syntax_uid,
-    )
-    return (meta, data)
-
-
 def _as_ascii(text: str) -> str:
     return clean(text, LONGEST_UID).encode("ascii", "replace").decode("ascii")
-
-
-def _sha256(chunks: Sequence[Bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _log_outcome(arrival: Arrival, outcome: ArrivalOutcome) -> None:

@@ -9,6 +9,7 @@ The tables say what may be sent; `triage.imaging` says what can be decoded.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pydicom._uid_dict import UID_dictionary
@@ -16,7 +17,24 @@ from pydicom._uid_dict import UID_dictionary
 from triage.ingest.part10 import is_uid
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
-STORAGE_SERVICE_CLASS: Final = "1.2.840.10008.4.2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLevel:
+    """What a storage SCP says of itself in extended negotiation (PS3.4 B.3.1.4)."""
+
+    level: int
+    signature_level: int
+    coercion: int
+
+    @property
+    def application_information(self) -> bytes:
+        """Service-class-application-information, table B.3-2."""
+        return bytes((self.level, 0, self.signature_level, 0, self.coercion, 0))
+
+
+# All elements are kept, bit by bit, and none is changed.
+STORAGE_LEVEL: Final = StorageLevel(level=2, signature_level=3, coercion=0)
 
 DECODABLE: Final = (
     "1.2.840.10008.1.2.1",  # explicit VR little endian

@@ -2,24 +2,22 @@
 
 Owns the split of received bytes into file meta information and data set, the guess where there is
 no meta information, and the meta information that this program writes before the data set in its
-store. The data set itself is kept as received, byte by byte; the preamble, which may hold foreign
-code (CVE-2019-11687), is not.
+store: always META_BYTES long, so that its room can be kept free while the data set, which names
+what it has to say, is still arriving. The data set itself is kept as received, byte by byte; the
+preamble, which may hold foreign code (CVE-2019-11687), is not.
 """
 
 import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from triage.errors import ObjectRefused, ObjectUnparsable
-from triage.ingest.elements import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
-    Encoding,
-)
+from triage.ingest.elements import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, Encoding
+from triage.ingest.span import Span, pieces
 from triage.store import MIB, Bytes
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
@@ -37,6 +35,10 @@ _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x0002
 _TRANSFER_SYNTAX_UID: Final = 0x0010
 _LONG_META_VRS: Final = (b"OB", b"UN", b"UR", b"UT", b"UC")
 _MOST_META_ELEMENTS: Final = 64
+_LONGEST_UID: Final = 64
+_DEFLATED_PIECE: Final = 65536
+LONGEST_META: Final = 65536  # bytes of a file that are searched for the end of its meta information
+META_BYTES: Final = 512  # three UIDs of full length leave 8 of them for padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,14 @@ class DataSet:
     """An encoded data set as received, without preamble and meta information."""
 
     transfer_syntax_uid: str
-    encoded: Bytes
+    encoded: Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inflated:
     """The readable beginning of a data set; `size` counts all of it, after inflation."""
 
-    beginning: Bytes
+    beginning: Span
     size: int
 
 
@@ -61,12 +63,13 @@ def is_uid(text: str) -> bool:
     Components with leading zeros, which the Standard forbids, are let pass: they occur in the
     field and harm nobody, and refusing them would keep a patient's image from being read.
     """
-    return len(text) <= 64 and _UID.match(text) is not None
+    return len(text) <= _LONGEST_UID and _UID.match(text) is not None
 
 
 def split(data: Bytes) -> DataSet:
     """Find the data set in the bytes of a file, with or without preamble and meta information.
 
+    `data` may be the beginning of a file; the first LONGEST_META bytes of it must suffice.
     Raises ObjectUnparsable for what is no DICOM, ObjectRefused for a DICOMDIR.
     """
     view = memoryview(data)
@@ -91,36 +94,59 @@ def inflated(data_set: DataSet, *, maximum_header_mib: int, maximum_inflated_mib
     """
     if data_set.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Inflated(beginning=data_set.encoded, size=len(data_set.encoded))
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5: deflate without zlib's frame
     beginning = bytearray()
     size = 0
-    rest: Bytes = data_set.encoded
-    try:
-        while not stream.eof:
-            piece = stream.decompress(rest, MIB)
-            rest = stream.unconsumed_tail
-            if not piece and not stream.eof and not rest:
-                raise ObjectUnparsable("the deflated data set is cut short")
-            size += len(piece)
-            if len(beginning) < maximum_header_mib * MIB:
-                beginning += piece
-            if size > maximum_inflated_mib * MIB:
-                raise ObjectUnparsable("the deflated data set inflates beyond the limit")
-    except zlib.error as error:
-        raise ObjectUnparsable("the deflated data set is damaged") from error
+    for piece in _inflated_pieces(data_set.encoded):
+        size += len(piece)
+        if size > maximum_inflated_mib * MIB:
+            raise ObjectUnparsable("the deflated data set inflates beyond the limit")
+        if len(beginning) < maximum_header_mib * MIB:
+            beginning += piece
     return Inflated(beginning=beginning, size=size)
 
 
+def _inflated_pieces(encoded: Span) -> Iterator[bytes]:
+    """Yield what a deflated span holds, at most 1 MiB at a time.
+
+    It is fed in small pieces: what zlib has not consumed is copied with each call.
+    """
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5: deflate without zlib's frame
+    try:
+        for fed in pieces(encoded, _DEFLATED_PIECE):
+            rest: Bytes = fed
+            while rest and not stream.eof:
+                yield stream.decompress(rest, MIB)
+                rest = stream.unconsumed_tail
+            if stream.eof:
+                return
+        while piece := stream.decompress(b"", MIB):
+            yield piece
+    except zlib.error as error:
+        raise ObjectUnparsable("the deflated data set is damaged") from error
+    if not stream.eof:
+        raise ObjectUnparsable("the deflated data set is cut short")
+
+
+def begin_digest(transfer_syntax_uid: str) -> "hashlib._Hash":
+    """Return the SHA-256 that, fed with the data set bytes, becomes the object's identity."""
+    return hashlib.sha256(transfer_syntax_uid.encode("ascii", "replace"))
+
+
 def digest_of(data_set: DataSet) -> str:
-    """Return the SHA-256 (hex) of transfer syntax UID and data set bytes: the object's identity."""
-    digest = hashlib.sha256(data_set.transfer_syntax_uid.encode("ascii"))
-    digest.update(data_set.encoded)
+    """Return the identity (hex) of a whole data set."""
+    digest = begin_digest(data_set.transfer_syntax_uid)
+    for piece in pieces(data_set.encoded, MIB):
+        digest.update(piece)
     return digest.hexdigest()
 
 
 def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """Return preamble, prefix and file meta information (PS3.10 table 7.1-1) for our own file."""
-    group = b"".join(
+    """Return preamble, prefix and file meta information (PS3.10 table 7.1-1) for our own file.
+
+    The UIDs have at most 64 characters. The result has META_BYTES: zeros in the private
+    information fill it up.
+    """
+    elements = b"".join(
         (
             struct.pack("<HH2sHL", 2, 1, b"OB", 0, 2) + b"\x00\x01",
             _short(0x02, b"UI", sop_class_uid),
@@ -128,10 +154,14 @@ def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
             _short(0x10, b"UI", transfer_syntax_uid),
             _short(0x12, b"UI", IMPLEMENTATION_CLASS_UID),
             _short(0x13, b"SH", IMPLEMENTATION_VERSION_NAME),
+            _short(0x100, b"UI", IMPLEMENTATION_CLASS_UID),
         )
     )
-    length = struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(group))
-    return b"".join((bytes(128), b"DICM", length, group))
+    length = META_BYTES - _PREFIX_END - 12  # of the group, less its length itself
+    padding = length - len(elements) - 12
+    private = struct.pack("<HH2sHL", 2, 0x102, b"OB", 0, padding) + bytes(padding)
+    group_length = struct.pack("<HH2sHL", 2, 0, b"UL", 4, length)
+    return b"".join((bytes(128), b"DICM", group_length, elements, private))
 
 
 def _short(number: int, vr: bytes, text: str) -> bytes:

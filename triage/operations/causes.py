@@ -1,10 +1,13 @@
 """Everything that can be wrong with the daemon: code, weight, sentence, next step.
 
-The codes are stable: monitoring may match them. `health` decides which apply.
+The codes are stable: monitoring may match them. `health` decides which apply. Each has a section
+in deploy/RUNBOOK.md, and so has each code of an alarm.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+RUNBOOK = "RUNBOOK.md"  # shipped in deploy/; each code is the anchor of its section
 
 
 class Weight(StrEnum):
@@ -28,10 +31,18 @@ class Cause:
     weight: Weight
     message: str
     next_step: str
+    alarm: str = ""  # the alarm's own code, where `code` is "alarm"
 
     def document(self) -> dict[str, str]:
         """Return the entry of `causes` in the status JSON."""
-        return {"code": self.code, "message": self.message, "next_step": self.next_step}
+        return {
+            "code": self.code,
+            "alarm": self.alarm,
+            "weight": self.weight.value,
+            "message": self.message,
+            "next_step": self.next_step,
+            "runbook": f"{RUNBOOK}#{self.alarm or self.code}",
+        }
 
 
 KINDS: dict[str, Kind] = {
@@ -66,13 +77,14 @@ KINDS: dict[str, Kind] = {
     "role_not_running": Kind(
         weight=Weight.FAILED,
         message="The role {role} is not running.",
-        next_step="Start the daemon: `systemctl start triage`, or `triage run`; its log says why"
-        " it ended.",
+        next_step="Start it: `systemctl start triage.target`, or `triage.service` where all roles"
+        " run in one, or `triage run`; its log says why it ended.",
     ),
     "role_stuck": Kind(
         weight=Weight.FAILED,
-        message="The role {role} has made no turn for {silent_s} s.",
-        next_step="Read the log of the role, then restart it: `systemctl restart triage`.",
+        message="The role {role} has made no turn for {silent}.",
+        next_step="Wait three minutes: it is restarted by itself. Else save its log and restart the"
+        " daemon.",
     ),
     "role_fault": Kind(
         weight=Weight.FAILED,
@@ -83,6 +95,13 @@ KINDS: dict[str, Kind] = {
         weight=Weight.DEGRADED,
         message="The role {role} is starting; what arrives meanwhile waits.",
         next_step="Wait a minute; if it stays so, read the log of the role.",
+    ),
+    "worker_missing": Kind(
+        weight=Weight.DEGRADED,
+        message="{missing} of the {slots} analysis workers that [[models]] devices ask for on"
+        " {host} are not running: their devices do nothing.",
+        next_step="Enable one unit for each device: `systemctl enable --now triage-analyse@0"
+        " triage-analyse@1`; if they are enabled, the log says why one ended.",
     ),
     "no_model": Kind(
         weight=Weight.DEGRADED,
@@ -101,7 +120,7 @@ KINDS: dict[str, Kind] = {
     ),
     "queue_late": Kind(
         weight=Weight.DEGRADED,
-        message="The oldest waiting analysis has been due for {waiting_s} s.",
+        message="The oldest waiting analysis has been due for {waiting}.",
         next_step="See `queue` and `roles` of `triage status`; add a device if it stays so.",
     ),
     "dead_letters": Kind(
@@ -119,6 +138,18 @@ KINDS: dict[str, Kind] = {
         message="{message}",
         next_step="{next_step}",
     ),
+    "sender_silent": Kind(
+        weight=Weight.DEGRADED,
+        message="{sender} has sent nothing since {last_image_at}; in its busy hours it usually"
+        " sends at least every {usual}.",
+        next_step="Look whether it is switched on and reaches this host; if it is gone for good,"
+        " add it to [senders] ignore.",
+    ),
+    "metrics_unavailable": Kind(
+        weight=Weight.DEGRADED,
+        message="The metrics are not served on {host} port {port}: {reason}",
+        next_step="Free the port or set another [metrics] port; `triage metrics` prints the same.",
+    ),
     "expired_unread": Kind(
         weight=Weight.NOTICE,
         message="{count} unread flagged studies are past [store] retention_days and kept"
@@ -133,7 +164,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def cause(code: str, **fields: object) -> Cause:
+def cause(code: str, *, alarm: str = "", **fields: object) -> Cause:
     """Fill in one entry of KINDS."""
     kind = KINDS[code]
     return Cause(
@@ -141,4 +172,5 @@ def cause(code: str, **fields: object) -> Cause:
         weight=kind.weight,
         message=kind.message.format(**fields),
         next_step=kind.next_step.format(**fields),
+        alarm=alarm,
     )

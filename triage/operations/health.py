@@ -16,13 +16,14 @@ from triage.config import Config
 from triage.database import reading
 from triage.database.revision import HEAD
 from triage.errors import RevisionError, TriageError
+from triage.operations import senders as senders_room
 from triage.operations.causes import Cause, Weight, cause
 
 SCHEMA_VERSION = 1
 EXIT_CODES = {"ok": 0, "degraded": 1, "failed": 2}
 EXIT_CANNOT_TELL = 3
 MIB = 1 << 20
-STUCK_AFTER_S = 60.0  # where a role has not said how long its turns may take
+STUCK_AFTER_S = 60.0  # a role without a turn for longer is stuck, unless its turns may take longer
 LATE_AFTER_S = 300.0  # waiting time of a due analysis that is worth a person's look
 SPACE_WARNING = 1.5  # times the margin
 LISTED = 10  # newest dead letters and quarantined objects that are named one by one
@@ -44,6 +45,9 @@ class Health:
     storage: dict[str, Any]
     database: dict[str, Any]
     models: list[dict[str, Any]]
+    totals: list[dict[str, Any]]  # objects and bytes received so far: source, state; for counters
+    demonstration: bool
+    at: datetime  # when it was looked, by the clock that the roles write with
     known: bool = True
 
     @property
@@ -71,25 +75,37 @@ class Health:
 
 
 def gather(config: Config, *, now: datetime | None = None) -> Health:
-    """Look at database and store. Never raises for a daemon that is down or a disk that is away."""
-    now = now or datetime.now(UTC)
+    """Look at database and store. Never raises for a daemon that is down or a disk that is away.
+
+    The roles' times are the database's: a host whose own clock is wrong must not call them stuck.
+    """
     free_mib = _free_mib(config.store.path)
     try:
         reader = reading.open_reader(config.database.url)
         try:
             found = reading.revision(reader)
+            now = now or _now(reader)
             facts = _facts(reader, config, now) if found == HEAD else {}
         finally:
             reader.close()
     except RevisionError:  # no SQLite file yet, or no tables
         odd = cause("database_revision", found="none", needed=HEAD)
-        return _unknown(odd, config, free_mib, known=True)
+        return _unknown(odd, config, free_mib, now, known=True)
     except TriageError as error:
-        return _unknown(cause("database_unreachable", reason=str(error)), config, free_mib)
+        return _unknown(cause("database_unreachable", reason=str(error)), config, free_mib, now)
     if found != HEAD:
         odd = cause("database_revision", found=found or "none", needed=HEAD)
-        return _unknown(odd, config, free_mib, known=True)
+        return _unknown(odd, config, free_mib, now, known=True)
     return assess(facts, config=config, free_mib=free_mib, now=now)
+
+
+def _now(reader: reading.Reader) -> datetime:
+    """Return the time that all hosts share: the server's, or this host's for SQLite."""
+    if reader.dialect == "sqlite":
+        return datetime.now(UTC)
+    with reader.snapshot():
+        moment: datetime = reader.value("SELECT clock_timestamp()")
+    return moment.astimezone(UTC)
 
 
 def _facts(reader: reading.Reader, config: Config, now: datetime) -> dict[str, Any]:
@@ -97,11 +113,13 @@ def _facts(reader: reading.Reader, config: Config, now: datetime) -> dict[str, A
     facts = reading.status_facts(
         reader, now=now, expired_before=now - timedelta(days=days) if days else None
     )
+    receive = dict(facts["receive"])
     return {
         **facts,
         "roles": [row for row in facts["roles"] if not _gone(row)],
         "queue": {**facts["queue"], "dead_letters": _dead_letters(reader)},
-        "receive": {**facts["receive"], "quarantine": _quarantine(reader)},
+        "totals": receive.pop("totals"),
+        "receive": {**receive, "quarantine": _quarantine(reader)},
     }
 
 
@@ -127,12 +145,15 @@ def assess(
     """Judge what was read. `free_mib` is None where the store cannot be read."""
     roles = current_roles(facts["roles"], now)
     models = _models(roles)
+    senders = senders_room.judged(facts["senders"], roles=roles, config=config, now=now)
     causes = [
         *_store_causes(config, free_mib),
         *_role_causes(config, roles),
+        *_worker_causes(roles),
         *_model_causes(config, roles, models),
         *_queue_causes(facts, now),
         *_object_causes(facts),
+        *senders_room.causes(senders, config),
     ]
     if config.demonstration:
         causes.append(cause("demonstration"))
@@ -144,10 +165,13 @@ def assess(
         studies=dict(facts["studies"]),
         latency=dict(facts["latency"]),
         receive=dict(facts["receive"]),
-        senders=list(facts["senders"]),
+        senders=senders,
         storage=_storage(config, free_mib),
         database={"revision": HEAD, **facts.get("database", {})},
         models=models,
+        totals=list(facts.get("totals", [])),
+        demonstration=config.demonstration,
+        at=now,
     )
 
 
@@ -184,10 +208,28 @@ def _role_causes(config: Config, roles: Sequence[Mapping[str, Any]]) -> Iterable
         elif any(row["state"] == "starting" for row in rows):
             yield cause("role_starting", role=name)
         elif rows:
-            silent_s = min(row["silent_s"] for row in rows)
-            yield cause("role_stuck", role=name, silent_s=round(silent_s))
+            silent = senders_room.in_words(min(row["silent_s"] for row in rows))
+            yield cause("role_stuck", role=name, silent=silent)
         else:
             yield cause("role_not_running", role=name)
+    if config.metrics.enabled:
+        served = [row["detail"].get("metrics", {}) for row in roles if row["role"] == "schedule"]
+        for fault in {each.get("fault") for each in served} - {None, ""}:
+            host, port = config.metrics.host, config.metrics.port
+            yield cause("metrics_unavailable", host=host, port=port, reason=fault)
+
+
+def _worker_causes(roles: Sequence[Mapping[str, Any]]) -> Iterable[Cause]:
+    """Count the workers of each host against the slots that they tell: one for each device.
+
+    A host without any is `role_not_running`, one whose workers tell no slots cannot be judged.
+    """
+    workers = [row for row in roles if row["role"] == "analyse" and row["state"] != "stuck"]
+    for host in sorted({row["host"] for row in workers}):
+        here = [row for row in workers if row["host"] == host]
+        slots = max(row["detail"].get("slots", 0) for row in here)
+        if len(here) < slots:
+            yield cause("worker_missing", host=host, slots=slots, missing=slots - len(here))
 
 
 def expected_roles(config: Config) -> list[str]:
@@ -220,7 +262,7 @@ def _model_causes(
 def _queue_causes(facts: Mapping[str, Any], now: datetime) -> Iterable[Cause]:
     due_at = _time(facts["queue"].get("oldest_due_at"))
     if due_at is not None and (waiting_s := (now - due_at).total_seconds()) > LATE_AFTER_S:
-        yield cause("queue_late", waiting_s=round(waiting_s))
+        yield cause("queue_late", waiting=senders_room.in_words(waiting_s))
     if dead := facts["queue"].get("dead", 0):
         yield cause("dead_letters", count=dead)
 
@@ -229,7 +271,12 @@ def _object_causes(facts: Mapping[str, Any]) -> Iterable[Cause]:
     if held := facts["receive"].get("quarantine_held", 0):
         yield cause("quarantine", count=held)
     for alarm in facts["alarms"]:
-        yield cause("alarm", message=alarm["message"], next_step=alarm["next_step"])
+        yield cause(
+            "alarm",
+            alarm=alarm["code"],
+            message=alarm["message"],
+            next_step=alarm["next_step"],
+        )
     kept = facts["studies"].get("expired_unread") or {}
     if kept.get("count"):
         size_mib = kept.get("size_bytes", 0) // MIB
@@ -246,6 +293,11 @@ def current_roles(rows: Iterable[Mapping[str, Any]], now: datetime) -> list[dict
     return [
         row for row in seen if row["state"] != "stuck" or (row["role"], row["host"]) not in alive
     ]
+
+
+def is_stuck(silent_s: float, stuck_after_s: float = STUCK_AFTER_S) -> bool:
+    """Whether a role without a turn for so long is stuck: the rule of status and watchdog alike."""
+    return silent_s > stuck_after_s
 
 
 def _gone(row: Mapping[str, Any]) -> bool:
@@ -265,7 +317,7 @@ def _role(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     detail = dict(row["detail"] or {})
     last_turn_at = _time(row["last_turn_at"]) or now
     silent_s = max(0.0, (now - last_turn_at).total_seconds())
-    stuck = silent_s > float(detail.pop("stuck_after_s", STUCK_AFTER_S))
+    stuck = is_stuck(silent_s, float(detail.pop("stuck_after_s", STUCK_AFTER_S)))
     return {
         **row,
         "detail": detail,
@@ -302,7 +354,14 @@ def _free_mib(path: Path) -> int | None:
     return state.f_bavail * state.f_frsize // MIB
 
 
-def _unknown(odd: Cause, config: Config, free_mib: int | None, *, known: bool = False) -> Health:
+def _unknown(
+    odd: Cause,
+    config: Config,
+    free_mib: int | None,
+    now: datetime | None,
+    *,
+    known: bool = False,
+) -> Health:
     causes = (odd, *_store_causes(config, free_mib))
     return Health(
         health="failed",
@@ -316,6 +375,9 @@ def _unknown(odd: Cause, config: Config, free_mib: int | None, *, known: bool = 
         storage=_storage(config, free_mib),
         database={},
         models=[],
+        totals=[],
+        demonstration=config.demonstration,
+        at=now or datetime.now(UTC),
         known=known,
     )
 

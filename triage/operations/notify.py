@@ -1,4 +1,4 @@
-"""Tell systemd that the service is ready, alive or stopping (sd_notify(3)).
+"""Tell systemd that the service is ready, alive, busy or stopping (sd_notify(3)).
 
 One datagram to the socket that $NOTIFY_SOCKET names; without it every call does nothing.
 """
@@ -6,6 +6,9 @@ One datagram to the socket that $NOTIFY_SOCKET names; without it every call does
 import os
 import socket
 from collections.abc import Mapping
+
+# What makes a process speak for the unit; a child that kept them would speak for its parent.
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
@@ -15,13 +18,23 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
         return False
     if address.startswith("@"):  # abstract namespace, unix(7)
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as door:
             door.sendto(state.encode(), address)
-        except OSError:
-            # The manager went away or restarts; it asks again through its own watchdog.
-            return False
+    except OSError:
+        # The manager went away or restarts, and asks again through its own watchdog; or no
+        # descriptor is left, which must not end a daemon that gets some back.
+        return False
     return True
+
+
+def extend_timeout(for_s: float) -> str:
+    """Return the state that asks for `for_s` more to start or to stop, counted from now.
+
+    systemd then waits so long for the next such message even where TimeoutStartSec= or
+    TimeoutStopSec= has passed; a process that falls silent is ended.
+    """
+    return f"EXTEND_TIMEOUT_USEC={round(for_s * 1e6)}"
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:

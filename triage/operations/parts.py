@@ -9,17 +9,21 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
+from zoneinfo import ZoneInfo
 
 import structlog
 
 from triage.config import Config
 from triage.database.connection import Database
 from triage.errors import TransientError, TriageError
+from triage.operations.loading import Loading
 from triage.operations.roles import RoleBeat
+from triage.operations.shared_store import HostToken
 from triage.store import Store
 
 if TYPE_CHECKING:
     from triage.ingest.storage_scp import StorageReceiver
+    from triage.operations.metrics_server import MetricsServer
     from triage.worker.roster import Roster
     from triage.worker.settings import WorkerSettings
 
@@ -35,6 +39,9 @@ class Part(Protocol):
 
     @property
     def ready(self) -> bool: ...
+
+    def gets_on(self) -> bool:
+        """Whether a part that is not ready yet has done work since it was last asked."""
 
     @property
     def failure(self) -> BaseException | None:
@@ -59,6 +66,10 @@ class RoleThread:
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def join(self) -> bool:
         """Wait for the end, at most JOIN_S; False where the thread hangs."""
@@ -89,6 +100,7 @@ class DoorsPart:
         self._db = db
         self._store = store
         self._stop = threading.Event()
+        self._token = HostToken(store.root)
         self._intake = Intake(
             db,
             store,
@@ -100,6 +112,9 @@ class DoorsPart:
         self._receiver = self._open_receiver(config) if "receive" in roles else None
         if "watch" in roles:
             self._open_watcher(config)
+
+    def gets_on(self) -> bool:
+        return True
 
     @property
     def beats(self) -> tuple[RoleBeat, ...]:
@@ -127,11 +142,16 @@ class DoorsPart:
         self._intake.stop()
         for beat in self._beats:
             beat.stopped()
+        self._token.close()
 
     def _open_receiver(self, config: Config) -> "StorageReceiver":
         from triage.ingest.storage_scp import StorageReceiver
+        from triage.operations.audit_rejections import Rejections
 
-        receiver = StorageReceiver(self._intake, config.receiver)
+        rejections = Rejections(self._db) if config.audit.enabled else None
+        receiver = StorageReceiver(
+            self._intake, config.receiver, turned_away=rejections.count if rejections else None
+        )
         beat = RoleBeat(
             self._db,
             "receive",
@@ -139,6 +159,7 @@ class DoorsPart:
                 "port": receiver.port,
                 "associations": receiver.associations,
                 "fault": self._intake.fault,
+                **self._token.detail(),
             },
         )
 
@@ -147,7 +168,9 @@ class DoorsPart:
                 if not (receiver.alive and self._intake.alive):
                     raise RuntimeError("a listener or the intake's writer has ended")
                 beat.turned()
-                self._stop.wait(LOOK_S)
+                stops = self._stop.wait(LOOK_S)
+                if rejections is not None:
+                    rejections.turn(last=stops)
 
         self._beats.append(beat)
         self._threads.append(RoleThread("receive", look_after))
@@ -167,7 +190,11 @@ class DoorsPart:
             self._db,
             "watch",
             stuck_after_s=SCAN_STUCK_S,
-            detail=lambda: {"folders": folders, "fault": self._intake.fault},
+            detail=lambda: {
+                "folders": folders,
+                "fault": self._intake.fault,
+                **self._token.detail(),
+            },
         )
 
         def watch() -> None:
@@ -187,19 +214,29 @@ class DoorsPart:
 
 
 class SchedulePart:
-    """The ticker of the sweeps; its heartbeat is written by sweeps that came to their end."""
+    """The ticker of the sweeps; its heartbeat is written by sweeps that came to their end.
+
+    The metrics are served beside it, by a thread that the sweeps never wait for.
+    """
 
     ready = True
 
     def __init__(self, config: Config, db: Database, store: Store) -> None:
+        from triage.operations.history import history_sweep
         from triage.operations.retention import retention_sweep
         from triage.operations.sweeps import Ticker, standard_sweeps
 
-        self._beat = RoleBeat(db, "schedule", stuck_after_s=120.0)
+        self._token = HostToken(store.root)
+        self._metrics = _metrics(config)
+        self._beat = RoleBeat(db, "schedule", stuck_after_s=120.0, detail=self._detail)
         sweeps = standard_sweeps(db, config.policies)
+        sweeps.append(history_sweep(db, ZoneInfo(config.site.timezone)))
         if config.store.retention_days:
             sweeps.append(retention_sweep(db, store, retention_days=config.store.retention_days))
         self._ticker = Ticker(sweeps, turned=self._beat.turned)
+
+    def gets_on(self) -> bool:
+        return True
 
     @property
     def beats(self) -> tuple[RoleBeat, ...]:
@@ -210,33 +247,67 @@ class SchedulePart:
         return self._ticker.failure
 
     def start(self) -> None:
+        if self._metrics is not None:
+            self._metrics.start()
         self._beat.turned()
         self._ticker.start()
 
     def stop(self) -> None:
         self._ticker.stop()
+        if self._metrics is not None:
+            self._metrics.stop()
         self._beat.stopped()
+        self._token.close()
+
+    def _detail(self) -> dict[str, Any]:
+        metrics = {"metrics": self._metrics.detail()} if self._metrics is not None else {}
+        return {**metrics, **self._token.detail()}
+
+
+def _metrics(config: Config) -> "MetricsServer | None":
+    if not config.metrics.enabled:
+        return None
+    from triage.operations.metrics import CONTENT_TYPE, exposition
+    from triage.operations.metrics_server import MetricsServer
+
+    return MetricsServer(
+        config.metrics.host,
+        config.metrics.port,
+        lambda: exposition(config),
+        content_type=CONTENT_TYPE,
+    )
 
 
 class AnalysePart:
     """The worker with its models. Ready once every known answer has been asked for."""
 
-    def __init__(self, config: Config, db: Database, store: Store) -> None:
+    def __init__(
+        self, config: Config, db: Database, store: Store, *, loading: Loading | None = None
+    ) -> None:
         self._config = config
         self._db = db
         self._store = store
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._roster: Roster | None = None
+        self._token = HostToken(store.root)
         self._settings = _settings(config)
         self._beat = RoleBeat(
             db, "analyse", stuck_after_s=self._settings.hang_s, detail=self._detail
         )
         self._thread = RoleThread("analyse", self._run)
+        self._loading = loading or Loading()
 
     @property
     def ready(self) -> bool:
         return self._ready.is_set()
+
+    def gets_on(self) -> bool:
+        """While models load: turn the heartbeat for a thread that lives and does work."""
+        if self.ready or not self._thread.alive or not self._loading.look():
+            return False
+        self._beat.turned(state="starting")
+        return True
 
     @property
     def beats(self) -> tuple[RoleBeat, ...]:
@@ -244,9 +315,13 @@ class AnalysePart:
 
     @property
     def failure(self) -> BaseException | None:
+        if self._thread.failure is not None:
+            return self._thread.failure
+        if not self.ready and self._loading.hangs:
+            return RuntimeError("loading the models stands still or takes too long")
         if self._beat.stuck:
             return RuntimeError("the worker has made no turn for too long")
-        return self._thread.failure
+        return None
 
     def start(self) -> None:
         self._thread.start()
@@ -256,9 +331,13 @@ class AnalysePart:
         self._stop.set()
         if self._thread.join():
             self._beat.stopped()
+        self._token.close()
 
     def _detail(self) -> dict[str, Any]:
-        return {"models": self._roster.detail()} if self._roster else {}
+        from triage.worker.serving import slots
+
+        models = {"models": self._roster.detail()} if self._roster else {}
+        return {**models, "slots": slots(self._config), **self._token.detail()}
 
     def _run(self) -> None:
         from triage.imaging.decode_pool import DecodePool

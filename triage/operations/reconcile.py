@@ -5,13 +5,16 @@ of: it is taken in, or listed where it lies in the quarantine. A row whose file 
 that only a person can mend: an alarm. What dead writers left half written is removed, and so are
 files whose deletion was decided: of expired images, and settled ones of the quarantine.
 
-Runs in a thread of its own after the receiver listens. The walk over the files goes round in a
+Runs in a thread of its own after the receiver listens. Where several processes have one store, they
+take turns: two at once would take in one file twice. The walk over the files goes round in a
 circle: where it was stopped is noted in the store, and the next start goes on from there.
 """
 
+import fcntl
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from pathlib import Path
@@ -23,18 +26,17 @@ from triage.database.connection import Database, lock_arrivals
 from triage.database.house import clear_alarm, raise_alarm
 from triage.database.intake_log import is_kept_aside, record_quarantined, was_kept_aside
 from triage.database.retention import expired_paths
-from triage.errors import PermanentError
+from triage.errors import PermanentError, StoreError
 from triage.ingest.intake import Intake
 from triage.operations.retention import delete_expired
-from triage.records import Source
+from triage.records import AlarmCode, Source
 from triage.store import Store
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
 NOTE = "reconciled-to"  # in the store: the last file that was looked at
-MISSING = "objects_missing"
-STRANGE = "objects_unreadable"
+TURN_S = 0.5  # how often the lock of another process is tried
 SHOWN = 5  # digests that an alarm names
 UNRECORDED = "kept aside without a record, as a crash leaves it"
 
@@ -64,6 +66,22 @@ def reconcile(
     row that a running intake is about to commit. Raises TransientError where store or database is
     away; the next start goes on.
     """
+    try:
+        with _turn(store, stop):
+            return _reconcile(db, store, intake, stop=stop, pause_s=pause_s, recheck_s=recheck_s)
+    except OSError as error:  # also of the note: a full disk must not end the daemon
+        raise StoreError(f"the store cannot be gone through ({error.strerror})") from error
+
+
+def _reconcile(
+    db: Database,
+    store: Store,
+    intake: Intake,
+    *,
+    stop: threading.Event,
+    pause_s: float,
+    recheck_s: float,
+) -> Reconciliation:
     leftovers = store.sweep_leftovers()
     taken_in, strange = 0, list[str]()
     for batch in _batches(_circle(store)):
@@ -82,6 +100,28 @@ def reconcile(
     leftovers += _settle_quarantine(db, store, stop, recheck_s=recheck_s)
     missing = _missing(db, store, stop)
     return _report(db, taken_in, missing, strange, leftovers, complete=not stop.is_set())
+
+
+@contextmanager
+def _turn(store: Store, stop: threading.Event) -> Iterator[None]:
+    """Wait until no other process of this store reconciles, or until told to stop."""
+    try:
+        (store.root / "locks").mkdir(mode=0o700, exist_ok=True)
+        path = store.root / "locks" / "reconcile.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"the store refuses a lock file ({error.strerror})") from error
+    try:
+        while not stop.is_set():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stop.wait(TURN_S)
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _circle(store: Store) -> Iterator[str]:
@@ -106,7 +146,7 @@ def _without_row(db: Database, paths: list[str]) -> list[str]:
 def _take_in(store: Store, intake: Intake, relative: str) -> bool:
     """Take in one file of our own; False if it is none that we would have written."""
     try:
-        intake.accept(store.resolve(relative).read_bytes(), source=Source.RECONCILE)
+        intake.accept(store.pieces(relative), source=Source.RECONCILE)
     except FileNotFoundError:
         return True  # retention was quicker
     except PermanentError as error:  # one bad file must not end the daemon at every start
@@ -191,8 +231,18 @@ def _report(
     complete: bool,
 ) -> Reconciliation:
     if complete:
-        _tell(db, MISSING, missing, "are in the database, but their files are gone from the store")
-        _tell(db, STRANGE, strange, "are in the store without a row, and cannot be taken in")
+        _tell(
+            db,
+            AlarmCode.OBJECTS_MISSING,
+            missing,
+            "are in the database, but their files are gone from the store",
+        )
+        _tell(
+            db,
+            AlarmCode.OBJECTS_UNREADABLE,
+            strange,
+            "are in the store without a row, and cannot be taken in",
+        )
     report = Reconciliation(
         taken_in=taken_in, missing=len(missing), leftovers=leftovers, complete=complete
     )
@@ -206,7 +256,7 @@ def _report(
     return report
 
 
-def _tell(db: Database, code: str, paths: list[str], what: str) -> None:
+def _tell(db: Database, code: AlarmCode, paths: list[str], what: str) -> None:
     """Renew one alarm, or close it where there is nothing left to say."""
     with db.write() as connection:
         now = db.now(connection)

@@ -16,11 +16,11 @@ import structlog
 from triage.database.connection import Database
 from triage.database.house import record_role, remove_role
 from triage.errors import DatabaseUnavailable
+from triage.operations.health import STUCK_AFTER_S, is_stuck
 
 log = structlog.get_logger(__name__)
 
 WRITE_EVERY_S = 5.0
-STUCK_AFTER_S = 60.0  # a role without a turn for longer counts as stuck
 
 
 class RoleBeat:
@@ -65,7 +65,7 @@ class RoleBeat:
 
     @property
     def stuck(self) -> bool:
-        return self.silent_s > self.stuck_after_s
+        return is_stuck(self.silent_s, self.stuck_after_s)
 
     def stopped(self) -> None:
         """Take the role off the list after an orderly stop."""

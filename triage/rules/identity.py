@@ -11,6 +11,11 @@ from typing import Literal
 
 from triage.records import Header, ObjectState
 
+# Reasons in the trail of an object whose pixels must be compared: it has two dispositions there,
+# on arrival and after the comparison, and is one object all the same.
+COMPARED_LATER = "pixels are compared with those held under the same SOP Instance UID"
+COMPARED = "pixels were compared"
+
 
 class Identity(StrEnum):
     NEW = "new"  # first of its UID

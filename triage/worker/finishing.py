@@ -20,6 +20,7 @@ from triage.worker.models import LoadedModel, Remembered, Vector
 from triage.worker.outcomes import attempt
 from triage.worker.planning import Plan, refusals, refused_pixels
 from triage.worker.settings import WorkerSettings
+from triage.worker.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +63,9 @@ class Finisher:
         another = isinstance(error, TransientError)
         return seen.answered and not (another and job.attempts < self._policies.retry.attempts)
 
-    def analysed(self, job: Job, plan: Plan, decoded: DecodedSubject, seen: Seen) -> None:
+    def analysed(
+        self, job: Job, plan: Plan, decoded: DecodedSubject, seen: Seen, *, watch: Stopwatch
+    ) -> None:
         """Commit the flag; queue the words where [caption] asks for them."""
         answers = (*plan.answers, *seen.results)
         writer = caption_writer(plan.looking, answers, when=self._settings.caption_when)
@@ -74,6 +77,7 @@ class Finisher:
             pixel_digests=_digests(plan, decoded),
             embeddings=seen.embeddings,
             caption_due=writer is not None,
+            watch=watch,
         )
 
     def _refused(
@@ -90,6 +94,7 @@ class Finisher:
         pixel_digests: Mapping[int, str],
         embeddings: Mapping[str, Vector],
         caption_due: bool,
+        watch: Stopwatch | None = None,
     ) -> None:
         counts: list[bool] = []
         if attempt(
@@ -116,6 +121,7 @@ class Finisher:
                     if answer.mode is Mode.SERVE
                     for finding in answer.findings
                 ),
+                **(watch.told() if watch else {}),
             )
 
 

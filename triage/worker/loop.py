@@ -33,6 +33,7 @@ from triage.worker.outcomes import fail
 from triage.worker.planning import Plan, plan_look
 from triage.worker.roster import Roster
 from triage.worker.settings import WorkerSettings
+from triage.worker.stopwatch import Stopwatch, started
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class InFlight:
     contents: SubjectContents
     plan: Plan
     decoding: Future[DecodedSubject] | None
+    watch: Stopwatch
 
     @property
     def ready(self) -> bool:
@@ -111,9 +113,10 @@ class AnalysisWorker:
         """Do one round; False where there was nothing to do."""
         self._keeper.turned()
         self._roster.recheck_if_due()
-        if not self._in_flight and not (self._roster.may_claim and self._may_be_due()):
+        due = self._roster.may_claim and self._may_be_due()
+        if not self._in_flight and not due:
             return False
-        if self._roster.may_claim:
+        if due:
             self.claim()
         if self._in_flight:
             self._finish(self._take_ready())
@@ -145,10 +148,10 @@ class AnalysisWorker:
         now_s = time.monotonic()
         if now_s - self._claimed_s < LAPSED_EVERY_S:
             kinds = [JobKind.ANALYSE]
-            if any(model.describe for model in self._roster.models):
+            if not self._in_flight and any(model.describe for model in self._roster.models):
                 kinds.append(JobKind.CAPTION)
             with self._db.read() as connection:
-                if not queue.queue_depth(connection, kinds=kinds):
+                if not queue.is_due(connection, kinds=kinds, now=self._db.now(connection)):
                     return False
         self._claimed_s = now_s
         return True
@@ -158,6 +161,7 @@ class AnalysisWorker:
         room = 2 * self._settings.batch_size - len(self._in_flight)
         if room <= 0:
             return
+        claimed_s = time.monotonic()
         jobs = queue.claim(
             self._db,
             kinds=[JobKind.ANALYSE],
@@ -168,9 +172,10 @@ class AnalysisWorker:
         )
         self._keeper.keep(jobs)
         for job in jobs:
-            self._begin(job)
+            self._begin(job, claimed_s)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job, claimed_s: float) -> None:
+        watch = started(job, lease_s=self._settings.lease_s, claimed_s=claimed_s)
         try:
             with self._db.read() as connection:
                 contents = results.subject_contents(connection, job.subject, job.subject_id)
@@ -181,11 +186,14 @@ class AnalysisWorker:
             decoding = None
             if contents.contested is not None or plan.looking:
                 paths = tuple(self._store.resolve(each.path) for each in plan.instances)
-                decoding = self._pool.submit(DecodeTask(paths=paths, specs=plan.specs))
+                task = DecodeTask(paths=paths, specs=plan.specs)
+                decoding = self._pool.submit(task, rank=job.rank)
         except TriageError as error:
             self._failed(job, error)
             return
-        self._in_flight.append(InFlight(job=job, contents=contents, plan=plan, decoding=decoding))
+        self._in_flight.append(
+            InFlight(job=job, contents=contents, plan=plan, decoding=decoding, watch=watch)
+        )
 
     # --- finish
 
@@ -195,6 +203,7 @@ class AnalysisWorker:
         if sum(each.ready for each in self._in_flight) < self._settings.batch_size:
             waiting = [each.decoding for each in self._in_flight if each.decoding is not None]
             wait(waiting, timeout=self._settings.batch_wait_ms / 1000)
+        self._in_flight.sort(key=lambda each: each.job.rank)
         ready = [each for each in self._in_flight if each.ready][: self._settings.batch_size]
         # What has failed before is looked at alone: it may be what took its neighbours down.
         if any(each.job.attempts > 1 for each in ready):
@@ -257,20 +266,23 @@ class AnalysisWorker:
             # Their leases are renewed as long as they are kept: they must be looked at again.
             self._in_flight[:0] = [each for each, _ in batch]
             raise
+        looked_s = time.monotonic()
         try:
             answers = look(questions, cached=cached, batch_size=self._settings.batch_size)
         except DeviceFault as error:
             for each, _ in batch:
                 self._failed(each.job, error)
             raise
+        model_s = time.monotonic() - looked_s
         for (each, decoded), seen in zip(batch, answers, strict=True):
+            each.watch.decode_s, each.watch.model_s = decoded.decode_s, model_s
             if seen.errors:
                 self._roster.recheck_soon()
             failure = seen.failure()
             if failure is not None and not self._finisher.may_stand(each.job, seen, failure):
                 self._failed(each.job, failure)
             else:
-                self._finisher.analysed(each.job, each.plan, decoded, seen)
+                self._finisher.analysed(each.job, each.plan, decoded, seen, watch=each.watch)
             self._keeper.drop(each.job)
 
     def _failed(self, job: Job, error: TriageError) -> None:

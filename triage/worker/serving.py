@@ -5,6 +5,7 @@ model that answers with the error, so that what it was meant for counts as faile
 is imported here, once there is a bundle to load, and nowhere else in this room.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -62,7 +63,24 @@ def open_models(config: Config, *, slot: int) -> list[LoadedModel]:
 
     Raises DeviceFault. Any other error stays with its bundle: `check` raises it again.
     """
-    return [_open_or_excuse(model, config, slot) for model in configured_models(config)]
+    models = configured_models(config)
+    if models:
+        _share_processors(config.inference.decode_processes)
+    return [_open_or_excuse(model, config, slot) for model in models]
+
+
+def _share_processors(decode_processes: int) -> None:
+    """Leave torch the cores that the decoders leave, and have its threads sleep, not spin.
+
+    Threads that spin for work on a core that a decoder needs make a forward pass on CPU ten times
+    as slow. Called by the thread that will ask the models, before torch is first imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    if "OMP_NUM_THREADS" not in os.environ:  # a person's choice stands
+        torch.set_num_threads(max(1, cores - decode_processes))
 
 
 def _open_or_excuse(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
@@ -88,7 +106,7 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
             "the built-in model serves only in demonstration mode",
             hint="Set demonstration = true to try things out, or name another bundle.",
         )
-    words = config.caption.enabled and config.caption.when != "never"
+    words = captions_wanted(bundle, config)
     encoder = load_encoder(
         bundle,
         device=model.devices[slot % len(model.devices)],
@@ -108,6 +126,11 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
         check=lambda: check_known_answer(bundle, encoder, recorded=recorded_answers(config)),
         describe=describe,
     )
+
+
+def captions_wanted(bundle: "Bundle", config: Config) -> bool:
+    """Whether the language model is worth its memory: words follow findings, so a head."""
+    return config.caption.enabled and config.caption.when != "never" and bundle.head is not None
 
 
 def cache_scope(bundle: "Bundle", encoder: "Encoder") -> str:

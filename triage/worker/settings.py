@@ -11,7 +11,7 @@ class WorkerSettings:
     batch_wait_ms: int = 50
     lease_s: float = 60.0
     heartbeat_s: float = 15.0
-    idle_s: float = 0.25  # pause between two looks into an empty queue
+    idle_s: float = 0.02  # between two looks into an empty queue: part of arrival-to-flag
     caption_when: str = "flagged"  # flagged | all | never
     caption_batch: int = 4
 

@@ -1,0 +1,160 @@
+"""`make faults`: run every trial in its full size and write deploy/ASSURANCE.md.
+
+Each file of tests/faults and tests/security runs in a pytest of its own, so that one that is
+killed takes no other with it; all other marked tests run together. Trials of privacy come last,
+as they read what the others left. Exit codes: 0 nothing is "not met", 1 something is.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.assurance import table
+from tests.assurance.evidence import Finding, read_findings
+from tests.assurance.requirements import REQUIREMENTS
+from tests.assurance.table import Verdict
+from tests.benchmarks import machine
+
+ROOT = Path(__file__).parents[2]
+OWN_ROOMS = ("tests/faults", "tests/security")
+LAST = "test_privacy_p1.py"
+FILE_LIMIT_S = 3600
+NOTHING_RAN = 5  # pytest's exit code where no test was selected
+USUAL = (0, 1, NOTHING_RAN)
+TAIL_LINES = 30
+SHOWN = ("Processor", "Memory", "Disk", "System", "Python", "PostgreSQL", "DCMTK", "Orthanc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One call of pytest."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The folders of one run."""
+
+    evidence: Path
+    left: Path
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run, print, write; return the exit code."""
+    arguments = _arguments(words)
+    codes = arguments.codes
+    with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="triage-faults-") as place:
+        places = Places(evidence=Path(place) / "evidence", left=Path(place) / "left")
+        places.left.mkdir()
+        said = machine.describe(Path(place))
+        broken = [
+            turn.name
+            for turn in turns(codes)
+            if not run(turn, places, long=not arguments.short, codes=codes)
+        ]
+        findings = read_findings(places.evidence)
+    made = table.rows(findings, day=datetime.now(UTC).date().isoformat(), codes=codes)
+    if arguments.write:
+        table.write(made, {name: said[name] for name in SHOWN})
+    _tell(made, broken)
+    return 1 if broken or table.counts(made)[Verdict.NOT_MET] else 0
+
+
+def turns(codes: Sequence[str]) -> list[Turn]:
+    """Return what is to be run, in order: other rooms' trials first, privacy last."""
+    files = [path for room in OWN_ROOMS for path in sorted((ROOT / room).glob("test_*.py"))]
+    files.sort(key=lambda path: path.name == LAST)
+    named = [str(path.relative_to(ROOT)) for path in files if not codes or _may_hold(path, codes)]
+    others = ("tests", *(f"--ignore={room}" for room in OWN_ROOMS), "-m", "requirement")
+    return [
+        Turn(name="trials in other rooms", arguments=(*others, "-n", "2", "--dist", "loadfile")),
+        *(Turn(name=name, arguments=(name,)) for name in named),
+    ]
+
+
+def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool:
+    """Run one pytest; return whether it came to an end of its own, with failed trials or without.
+
+    A test that failed is a finding; its output is shown here and nowhere else.
+    """
+    folder = places.left / "".join(c if c.isalnum() else "-" for c in turn.name)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *turn.arguments]
+    command += [f"--basetemp={folder}", f"--evidence={places.evidence}"]
+    command += [f"--left-behind={places.left}", *(["--long"] if long else [])]
+    command += [f"--code={code}" for code in codes]
+    _say(f"{turn.name} …")
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=FILE_LIMIT_S
+        )
+        code, output = done.returncode, done.stdout + done.stderr
+    except subprocess.TimeoutExpired as late:
+        code, output = -1, f"stopped after {late.timeout:g} s\n"
+    lines = output.splitlines() or [""]
+    if code not in (0, NOTHING_RAN):
+        _say("\n".join(f"    {line}" for line in lines[-TAIL_LINES:]))
+    _say(f"    {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)")
+    return code in USUAL
+
+
+def _may_hold(path: Path, codes: Sequence[str]) -> bool:
+    text = path.read_text("utf-8")
+    return any(f'"{code}"' in text for code in codes)
+
+
+def _tell(made: Sequence[table.Row], broken: Sequence[str]) -> None:
+    for row in made:
+        if row.verdict is Verdict.NOT_MET:
+            print(f"{row.requirement.code}: not met: {_reason(row.findings)}")
+    for name in broken:
+        print(f"{name}: did not come to its end")
+    print(", ".join(f"{count} {verdict}" for verdict, count in table.counts(made).items()))
+
+
+def _reason(findings: Sequence[Finding]) -> str:
+    failed = [f"{finding.test}: {finding.reason}" for finding in findings if finding.reason]
+    return "; ".join(failed) or "there is no trial"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.assurance",
+        description="Try every promise and write what was found into deploy/ASSURANCE.md.",
+    )
+    parser.add_argument(
+        "codes", nargs="*", metavar="CODE", help="requirements to try (default: all)"
+    )
+    parser.add_argument("--short", action="store_true", help="the short form, as `make test`")
+    parser.add_argument(
+        "--no-write", dest="write", action="store_false", help="leave the document as it is"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path(os.environ.get("TMPDIR", "/var/tmp")),
+        help="a folder on a disk (default $TMPDIR or /var/tmp)",
+    )
+    found = parser.parse_args(words)
+    if unknown := set(found.codes) - set(REQUIREMENTS):
+        parser.error(f"there is no requirement {min(unknown)!r}")
+    return found
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        sys.exit(main())

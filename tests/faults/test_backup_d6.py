@@ -1,0 +1,284 @@
+"""D6: a backup taken under load restores to a consistent queue; the restored node repeats nothing.
+
+While the backup runs, three senders store as fast as they are answered, two workers analyse and
+one object in seven is refused into the quarantine. Bounds: of what was answered before the moment
+of the backup, nothing is lost; of what is restored, every file is there byte for byte, no job is
+both done and waiting, no job that was done is worked on again. A backup that is killed never counts
+as one. Short form: one round on each database, six kills.
+"""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from tests.builders import make_policies
+from tests.cli.site import ROOT, Site, make_site
+from tests.database.conftest import analysed
+from tests.dicom_files import make_dx, to_bytes
+from triage.database import queue, results
+from triage.database.connection import Database, open_database
+from triage.database.tables import Instance, ResultRow, Study
+from triage.database.tables_house import JobRow, Quarantined
+from triage.errors import ObjectRefused, StaleLease, TransientError
+from triage.ingest.intake import Intake
+from triage.operations.backup import back_up
+from triage.operations.backup_directory import BackupError
+from triage.operations.restore import restore, verify
+from triage.records import Job, JobKind, Source
+from triage.store import Store, open_store
+
+POLICIES = make_policies()
+PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+BEFORE = 40  # objects that are there when the backup begins
+DURING = 40  # and at least so many more that come while it runs
+KILLS = 6
+SEED = 20260102
+
+
+@dataclass
+class Load:
+    """Senders and workers on one house, and what they were promised and have done."""
+
+    db: Database
+    store: Store
+    intake: Intake
+    stop: threading.Event = field(default_factory=threading.Event)
+    answered: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # digest: when, bytes
+    done: set[int] = field(default_factory=set)  # jobs
+
+    def send_one(self) -> None:
+        data = to_bytes(make_dx(PIXELS))
+        outcome = self.intake.accept(data, source=Source.C_STORE, sender_ae_title="SENDER")
+        with self.db.read() as connection:
+            digest = select(Instance.digest).where(Instance.id == outcome.instance_id)
+            name = connection.execute(digest).scalar_one()
+        self.answered[name] = (time.time(), data)
+
+    def send(self) -> None:
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            self.send_one()
+            if number % 7 == 0:
+                with suppress(ObjectRefused):
+                    junk = random.randbytes(400)
+                    self.intake.accept(junk, source=Source.FOLDER)
+
+    def work(self) -> None:
+        owner = threading.current_thread().name
+        while not self.stop.is_set():
+            for job in claim(self.db, owner):
+                commit(self.db, job)
+                self.done.add(job.id)
+
+
+@contextmanager
+def load(db: Database, store: Store, intake: Intake) -> Iterator[Load]:
+    running = Load(db, store, intake)
+    for _ in range(BEFORE):
+        running.send_one()
+    with ThreadPoolExecutor(5) as threads:
+        each = [threads.submit(what) for what in (*[running.send] * 3, *[running.work] * 2)]
+        try:
+            yield running
+        finally:
+            running.stop.set()
+    for one in each:
+        one.result()
+
+
+def claim(db: Database, owner: str, limit: int = 2) -> list[Job]:
+    return queue.claim(db, kinds=[JobKind.ANALYSE], owner=owner, lease_s=60, limit=limit)
+
+
+def commit(db: Database, job: Job) -> None:
+    results.commit_analysis(
+        db,
+        job,
+        [analysed(0.1, flagged=False)],
+        pixel_digests={},
+        embeddings={},
+        policies=POLICIES,
+        caption_due=False,
+    )
+
+
+def rows(db: Database, statement: Any) -> list[Any]:
+    with db.read() as connection:
+        return list(connection.execute(statement))
+
+
+def assert_consistent(db: Database, store: Path) -> None:
+    """Every file is there as its name says, and no subject has two jobs or two results."""
+    held = rows(db, select(Instance.path, Instance.size_bytes, Instance.digest,
+                           Instance.transfer_syntax_uid))  # fmt: skip
+    for path, size, digest, syntax in held:
+        data = (store / path).read_bytes()
+        assert len(data) == size
+        assert hashlib.sha256(syntax.encode() + data[512:]).hexdigest() == digest
+    for (path,) in rows(db, select(Quarantined.path).where(Quarantined.state == "held")):
+        assert hashlib.sha256((store / path).read_bytes()).hexdigest() == Path(path).stem
+    jobs = rows(db, select(JobRow.subject, JobRow.subject_id, JobRow.kind, JobRow.generation))
+    assert set(Counter(tuple(job) for job in jobs).values()) <= {1}
+    assert len(jobs) == len(held)  # one image each
+    assert {state for (state,) in rows(db, select(JobRow.state))} <= {"done", "queued"}
+    finished = {job for (job,) in rows(db, select(JobRow.id).where(JobRow.state == "done"))}
+    counted = [job for (job,) in rows(db, select(ResultRow.job_id))]
+    assert sorted(counted) == sorted(finished)
+
+
+@pytest.mark.parametrize("into", ["sqlite", "postgresql"])
+def test_d6_a_backup_under_load_restores_to_a_house_that_lost_and_repeats_nothing(
+    into: str, database_url: str, intake: Intake, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    directory, new_store = tmp_path / "backup", tmp_path / "new-store"
+    database: Database = request.getfixturevalue("database")
+    store: Store = request.getfixturevalue("store")
+    with load(database, store, intake) as running:
+        while len(running.done) < 5:
+            time.sleep(0.01)
+        begun = len(running.answered)
+
+        def wait_for_more(what: str, done: int, total: int) -> None:
+            # The copy of a few small files would be over before anything could come between.
+            ends = time.monotonic() + 20
+            while what == "images" and done == 128 and time.monotonic() < ends:
+                if len(running.answered) >= begun + DURING:
+                    break
+                time.sleep(0.01)
+
+        made = back_up(
+            database_url, store.root, directory, minimum_free_mib=0, progress=wait_for_more
+        )
+        assert len(running.answered) >= begun + DURING
+    assert (made.manifest.missing, made.manifest.damaged) == ([], [])
+    new_url = fresh_database(into, tmp_path, request)
+    restore(new_url, new_store, directory, minimum_free_mib=0, by="operator")
+    db = open_database(new_url)
+    try:
+        assert_consistent(db, new_store)
+        taken_at = datetime.fromisoformat(made.manifest.taken_at).timestamp()
+        restored = {digest for (digest,) in rows(db, select(Instance.digest))}
+        promised = {digest for digest, (at, _) in running.answered.items() if at < taken_at}
+        assert len(promised) >= BEFORE
+        assert promised <= restored
+        go_on(db)
+        assert_consistent(db, new_store)
+    finally:
+        db.dispose()
+
+
+def go_on(db: Database) -> None:
+    """Work on the restored house until nothing waits; what was done must not come up again."""
+    done = {job for (job,) in rows(db, select(JobRow.id).where(JobRow.state == "done"))}
+    assert done
+    while jobs := claim(db, "new", limit=50):
+        assert not done & {job.id for job in jobs}
+        for job in jobs:
+            with pytest.raises(StaleLease):  # the former house's worker comes back to life
+                commit(db, Job(**{name: getattr(job, name) for name in Job.__slots__}
+                               | {"fence": job.fence - 1000}))  # fmt: skip
+            commit(db, job)
+    assert {state for (state,) in rows(db, select(JobRow.state))} == {"done"}
+    assert {state for (state,) in rows(db, select(Study.analysis))} == {"analysed"}
+
+
+def fresh_database(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path / 'new' / 'triage.sqlite'}"
+    from tests.conftest import run_on_server
+
+    uri: str = request.getfixturevalue("postgres_uri")
+    name = f"d6_{random.randrange(1 << 40):x}"
+    run_on_server(uri.format("postgres"), f"CREATE DATABASE {name}")
+    drop = f"DROP DATABASE {name} WITH (FORCE)"
+    request.addfinalizer(lambda: run_on_server(uri.format("postgres"), drop))
+    return uri.format(name)
+
+
+# --- killed
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str) -> Site:
+    return make_site(tmp_path, database_url)
+
+
+def start_backup(site: Site, directory: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "triage", "backup", str(directory)],
+        cwd=site.directory,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_d6_a_backup_that_is_killed_never_counts_and_the_next_one_goes_on(site: Site) -> None:
+    chance = random.Random(SEED)
+    url, directory = site.config.database.url, site.directory / "backup"
+    db = open_database(url)
+    store = open_store(site.config.store.path, minimum_free_mib=0)
+    door = Intake(db, store, policies=POLICIES)
+    door.start()
+    try:
+        running = Load(db, store, door)
+        for _ in range(BEFORE):
+            running.send_one()
+        refusals = []
+        whole = set()  # backups that were complete at some time
+        for _ in range(KILLS):
+            process = start_backup(site, directory)
+            wait_until_begun(directory, process)
+            time.sleep(chance.uniform(0, 0.4))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            try:
+                whole.add(verify(directory).id)
+            except BackupError as refusal:
+                assert not whole  # a former backup stays whole until the next one is
+                refusals.append(str(refusal))
+            running.send_one()
+        assert all("broken off" in each or "holds no backup" in each for each in refusals)
+        assert start_backup(site, directory).wait() == 0
+        manifest = verify(directory)
+        assert manifest.files == BEFORE + KILLS
+        assert sorted(path.name for path in directory.iterdir()) == sorted(
+            ["backup.lock", "manifest.json", "store", manifest.database.name, manifest.listing.name]
+        )
+        assert list((directory / "store" / "incoming").iterdir()) == []
+    finally:
+        door.stop()
+        store.close()
+        db.dispose()
+
+
+def wait_until_begun(directory: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Return as soon as the process holds the directory."""
+    from triage.operations.backup_directory import writing
+
+    ends = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < ends:
+        try:
+            if directory.exists() and any(directory.iterdir()):
+                with writing(directory):
+                    pass
+        except (BackupError, TransientError):
+            return
+        time.sleep(0.005)

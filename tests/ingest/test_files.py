@@ -1,0 +1,90 @@
+"""A file of a watched folder is read in pieces, and only if it is as it was when it was found."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.assurance import requirement
+from triage.ingest.files import SourceChanged, chunks_of, open_source, span_of, stamp_of
+from triage.ingest.stability import Candidate
+from triage.store import MIB
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Candidate:
+    path = tmp_path / "object.dcm"
+    path.write_bytes(os.urandom(2 * MIB + 10))
+    stamp = stamp_of(path)
+    assert stamp is not None
+    return Candidate(path=path, stamp=stamp, unchanged_since_s=0.0, closed=True)
+
+
+def read(found: Candidate, meanwhile: Callable[[Path], object] = lambda path: None) -> bytes:
+    """Read a file; after its first piece `meanwhile` happens to it."""
+
+    def pieces() -> Iterator[bytes]:
+        with open_source(found) as source:
+            for number, chunk in enumerate(chunks_of(source, found)):
+                assert len(chunk) <= MIB
+                yield bytes(chunk)
+                if number == 0:
+                    meanwhile(found.path)
+
+    return b"".join(pieces())
+
+
+def test_an_unchanged_file_is_read_to_its_end(found: Candidate) -> None:
+    assert read(found) == found.path.read_bytes()
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other")
+    os.utime(path, ns=(1, 1))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "grown": grow,
+    "cut": lambda path: os.truncate(path, MIB + 5),
+    "emptied": lambda path: os.truncate(path, 0),
+    "overwritten": overwrite,
+}
+
+
+@requirement("G4")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_that_changes_while_it_is_read_is_told(
+    found: Candidate, change: Callable[[Path], object]
+) -> None:
+    with pytest.raises(SourceChanged):
+        read(found, change)
+
+
+def test_a_file_that_changed_before_it_was_read_is_told(found: Candidate) -> None:
+    grow(found.path)
+    with pytest.raises(SourceChanged):
+        read(found)
+
+
+def test_a_link_is_not_followed(found: Candidate, tmp_path: Path) -> None:
+    link = tmp_path / "link.dcm"
+    link.symlink_to(found.path)
+    with pytest.raises(OSError):  # noqa: PT011
+        open_source(Candidate(path=link, stamp=found.stamp, unchanged_since_s=0.0, closed=True))
+
+
+def test_a_file_that_is_cut_while_it_is_looked_at_gives_fewer_bytes(found: Candidate) -> None:
+    with open_source(found) as source:
+        span = span_of(source, found)
+        assert len(span) == found.stamp.size_bytes
+        os.truncate(found.path, MIB)
+        assert span[MIB - 1 : MIB + 10] == found.path.read_bytes()[-1:]
+        assert span[2 * MIB :] == b""
+        assert bytes(span.after(10)[:5]) == found.path.read_bytes()[10:15]

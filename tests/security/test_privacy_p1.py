@@ -1,0 +1,172 @@
+"""P1: no log, metric, temporary file, dump or database error names a patient."""
+
+import io
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
+from sqlalchemy import text
+
+from tests.database.table_rows import add_study
+from tests.dicom_files import to_bytes
+from tests.flows.program import Program, until
+from tests.security.privacy import SEEDS, leaks, leaks_below, noise, seeded
+from triage.database.connection import Database
+from triage.errors import TriageError
+from triage.log import configure_logging
+
+CORE_LIMIT = "Max core file size"
+
+
+def core_limit(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line for line in lines if line.startswith(CORE_LIMIT)).removeprefix(CORE_LIMIT)
+
+
+def broken_pixels() -> object:
+    """An image whose pixels no decoder takes, with the patient's name among them."""
+    ds = seeded(noise(3))
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit = 7
+    ds.PixelData = encapsulate([b"\xff\xd8\xff" + SEEDS["PatientName"].encode() * 40])
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    return ds
+
+
+def ill_formed() -> object:
+    ds = seeded(noise(4))
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = SEEDS["PatientID"]
+    return ds
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make every process of the test use a temporary directory of its own."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    return directory
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_p1_a_day_with_everything_that_can_go_wrong_names_no_patient(
+    program: Program, temporary: Path, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    with program.configuration.open("a") as file:
+        file.write(f"\n[audit]\nenabled = true\nspool = {json.dumps(str(audit))}\n")
+    program.start()
+    worker = until(lambda: next(running(program), None))
+    said: list[str] = []
+
+    # By both doors: taken in, sent twice, other pixels and other header under one UID.
+    good, broken = seeded(noise(1)), broken_pixels()
+    twin = seeded(noise(2), sop_instance_uid=good.SOPInstanceUID)
+    twin.StudyInstanceUID, twin.SeriesInstanceUID = good.StudyInstanceUID, good.SeriesInstanceUID
+    assert set(program.send([good, good, twin, broken])) == {0x0000}
+    (tmp_path / "ill").mkdir()
+    (tmp_path / "ill" / "one.dcm").write_bytes(to_bytes(ill_formed()))
+    program.call("send", "--to", f"127.0.0.1:{program.port()}", str(tmp_path / "ill"))
+    names = SEEDS["PatientName"].replace("^", "_")
+    (program.watched / f"{names}.dcm").write_bytes(to_bytes(seeded(noise(5))))
+    (program.watched / f"{names}.txt").write_text(f"no DICOM at all: {names}" * 50)
+    cut = to_bytes(seeded(noise(6)))
+    (program.watched / f"{names}-cut.dcm").write_bytes(cut[: len(cut) // 3])
+
+    # Refused, quarantined, failed: each has left its trace.
+    until(lambda: len(program.status()["receive"]["quarantine"]) >= 3)
+    until(lambda: settled(program))
+    failed = [each for each in program.worklist().values() if each["analysis"] == "failed"]
+    assert failed
+
+    # The database held by another process; the worker killed with SIGABRT; a person who decides.
+    lock_briefly(program.url.removeprefix("sqlite:///"))
+    assert core_limit(program.process.pid).split()[:2] == ["0", "0"]  # type: ignore[union-attr]
+    assert core_limit(worker).split()[:2] == ["0", "0"]
+    os.kill(worker, signal.SIGABRT)
+    until(lambda: next((pid for pid in running(program) if pid != worker), None))
+    program.call("acknowledge", good.StudyInstanceUID, "--json")
+
+    for verb in (("status", "--json"), ("status",), ("metrics",), ("check", "--json")):
+        done = program.call(*verb)
+        said += leaks(done.stdout + done.stderr, " ".join(verb))
+    assert program.end_with(signal.SIGABRT) == -signal.SIGABRT
+    for name in ("store", "watched", "ill", "audit"):
+        assert (tmp_path / name).is_dir() or name == "audit"
+    database = [path for path in tmp_path.iterdir() if path.name.startswith("triage.sqlite")]
+    kept = [tmp_path / name for name in ("store", "watched", "ill", "audit")]
+    assert program.log.read_text().count("object_quarantined") >= 2
+    said += leaks_below([tmp_path], not_in=[*kept, *database])
+    assert said == []
+    assert temporary.is_dir()
+    assert not [path for path in Path.cwd().iterdir() if path.name.startswith("core")]
+
+
+def running(program: Program):  # type: ignore[no-untyped-def]
+    rows = [row for row in program.status()["roles"] if row["role"] == "analyse"]
+    return iter(row["pid"] for row in rows if row["state"] == "running")
+
+
+def settled(program: Program) -> bool:
+    studies = program.worklist().values()
+    return len(studies) >= 3 and all(each["analysis"] != "pending" for each in studies)
+
+
+def lock_briefly(path: str) -> None:
+    with sqlite3.connect(path, timeout=10) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
+def test_p1_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+    for number, encoding in enumerate(("utf-8", "utf-16-le")):
+        (tmp_path / f"{number}.log").write_bytes(b"\x00" + "zqname".encode(encoding))
+    (tmp_path / "ZQPATIENT7.tmp").touch()
+    assert len(leaks_below([tmp_path])) == 3
+    assert leaks_below([tmp_path], not_in=[tmp_path]) == []
+
+
+# --- what the databases say of a row that they refuse
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="the same row twice"),
+        pytest.param({"patient_id": "1", "state": "ZQSTUDYTEXT"}, id="check"),
+        pytest.param({"patient_id": "1", "priority": None}, id="not null"),
+    ],
+)
+def test_p1_an_error_of_the_database_names_no_value(
+    database: Database, changes: dict[str, Any], form: str
+) -> None:
+    printed = io.StringIO()
+    configure_logging(level="debug", form=form, stream=printed)
+    values = {"patient_name": "ZQNAME", "patient_id": "ZQPATIENT7"}
+    add_study(database, **values)
+    with pytest.raises(TriageError) as caught:
+        add_study(database, **{**values, **changes})
+    structlog.get_logger("triage.test").error("write_failed", exc_info=caught.value)
+    assert "write_failed" in printed.getvalue()
+    assert leaks(printed.getvalue() + str(caught.value), "error") == []
+
+
+def test_p1_a_statement_that_cannot_run_names_no_value(database: Database) -> None:
+    printed = io.StringIO()
+    configure_logging(level="debug", form="console", stream=printed)
+    query = text("SELECT nothing FROM studies WHERE patient_id = :patient_id")
+    with pytest.raises(TriageError) as caught, database.write() as connection:
+        connection.execute(query, {"patient_id": SEEDS["PatientID"]})
+    structlog.get_logger("triage.test").error("write_failed", exc_info=caught.value)
+    assert leaks(printed.getvalue() + str(caught.value), "error") == []
