@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo test run bench pocket clean setup
+.PHONY: demo test run bench pocket sbom clean setup
 
 demo: $(READY)
 	$(BIN)/triage demo
@@ -25,6 +25,10 @@ run: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks --write
+
+sbom: $(READY)
+	@mkdir -p dist
+	$(BIN)/python -m tests.security.supply_chain > dist/sbom.cdx.json
 
 pocket: $(READY)
 	$(BIN)/python -m triage.pocket

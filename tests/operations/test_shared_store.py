@@ -2,22 +2,38 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from triage.errors import StoreError
-from triage.operations.shared_store import HostToken, other_hosts, prove, prove_own, token_path
+from triage.operations.shared_store import (
+    TOKEN_DIGITS,
+    HostToken,
+    other_hosts,
+    prove,
+    prove_own,
+    token_path,
+)
 
 
 def test_the_roles_of_one_host_have_one_token_even_when_they_start_at_once(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        tokens = list(threads.map(lambda _: HostToken(tmp_path, host="a"), range(8)))
-    assert len({token.text for token in tokens}) == 1
-    for token in tokens:
-        token.close()
-    again = HostToken(tmp_path, host="a")
-    assert again.text == tokens[0].text
-    again.close()
+    for host in map(str, range(25)):  # every host is another chance for the roles to meet
+        meeting = Barrier(8)
+
+        def start(_: int, host: str = host, meeting: Barrier = meeting) -> HostToken:
+            meeting.wait()
+            return HostToken(tmp_path, host=host)
+
+        with ThreadPoolExecutor(8) as threads:
+            tokens = list(threads.map(start, range(8)))
+        assert len({token.text for token in tokens}) == 1
+        assert len(tokens[0].text) == TOKEN_DIGITS
+        for token in tokens:
+            token.close()
+        again = HostToken(tmp_path, host=host)
+        assert again.text == tokens[0].text
+        again.close()
 
 
 def test_a_living_host_with_the_same_store_is_proven(tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ class StorageService:
         refused = rejection(caller, ae_title=self._ae_title, peers=self._peers)
         proposed = {proposal.abstract_syntax for proposal in request.proposals}
         if refused is None and proposed == {VERIFICATION}:
-            # Monitoring asks by C-ECHO, which has no status for "not now"; a sender of images is
-            # let in, because A7xx tells it more than a rejection.
+            # Every monitoring tool shows a rejection, few show the status of a C-ECHO; a sender of
+            # images is let in, because A7xx tells it more.
             return OUT_OF_SERVICE if self._is_out_of_service else None
         return refused
 

@@ -30,8 +30,10 @@ class HostToken:
         path = token_path(store, host or socket.gethostname())
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self.text = _read_or_write(self._descriptor)
+            _make_once(path)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            self.text = _read(self._descriptor)
         except OSError as error:
             raise StoreError(f"{path} cannot be used ({error.strerror})") from error
 
@@ -117,16 +119,27 @@ def _is_locked(descriptor: int) -> bool:
     return False
 
 
-def _read_or_write(descriptor: int) -> str:
-    """The roles of a host may start at once: one of them writes, all end with shared locks."""
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    while not (text := _read(descriptor)):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if not _read(descriptor):
-            os.pwrite(descriptor, secrets.token_hex(TOKEN_DIGITS // 2).encode("ascii"), 0)
+def _make_once(path: Path) -> None:
+    """Write the token file if there is none; the roles of a host may start at once.
+
+    A lock of its own orders them: one that waited for the token's own lock to become exclusive
+    would wait for as long as another role lives.
+    """
+    order = os.open(path.with_suffix(".order"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(order, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        part = path.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, secrets.token_hex(TOKEN_DIGITS // 2).encode("ascii"))
             os.fsync(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return text
+        finally:
+            os.close(descriptor)
+        part.rename(path)
+    finally:
+        os.close(order)
 
 
 def _read(descriptor: int) -> str:
