@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo test run bench pocket sbom clean setup
+.PHONY: demo test run bench fuzz pocket sbom clean setup
 
 demo: $(READY)
 	$(BIN)/triage demo
@@ -22,6 +22,9 @@ test: $(READY)
 run: $(READY)
 	$(BIN)/triage --config triage.toml migrate
 	$(BIN)/triage --config triage.toml run
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.security.fuzz
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks --write

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from pydicom import valuerep
+from pydicom.uid import UID
 
 from tests.assurance import requirement
 from triage.log import REDACTED, configure_logging, is_private
@@ -125,6 +127,19 @@ def test_the_dicom_libraries_cannot_quote_an_object(lines: io.StringIO, name: st
     (line,) = documents(lines)
     assert (line["event"], line["logger"]) == ("library_message", name)
     assert "SECRET" not in lines.getvalue()
+
+
+@requirement("S1")
+def test_odd_uids_of_a_peer_neither_fill_the_log_nor_are_remembered() -> None:
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        configure_logging(level="info", form="json", stream=stream)
+        for number in range(100):
+            UID(f"1.2.{number}.007")
+    remembered = vars(valuerep).get("__warningregistry__", {})
+    assert not [key for key in remembered if ".007" in str(key)]
+    assert stream.getvalue() == ""
 
 
 def test_a_library_that_sets_its_own_level_stays_quiet(lines: io.StringIO) -> None:

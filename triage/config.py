@@ -154,10 +154,13 @@ class WorkerConfig:
     lease_s: float = 60.0
     heartbeat_s: float = 15.0
     deadline_s: float = 120.0  # longest decoding of one image or series
+    known_answer_s: float = 45.0  # how often each model is asked for its known answer
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_s < self.lease_s or self.deadline_s <= 0:
             raise ConfigError("[worker] needs 0 < heartbeat_s < lease_s and deadline_s above 0")
+        if not 0 < self.known_answer_s <= 600:
+            raise ConfigError("[worker] known_answer_s must lie above 0 and at most be 600")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

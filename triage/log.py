@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -182,4 +183,6 @@ def _route_libraries() -> None:
         library.handlers.clear()
         library.propagate = True
         library.setLevel(level)
+    # One for each odd UID that a peer names, and remembered by its text for ever.
+    warnings.filterwarnings("ignore", message="Invalid value for VR", module="pydicom")
     logging.captureWarnings(True)

@@ -80,6 +80,7 @@ class AlarmCode(StrEnum):
     TWO_PATIENTS = "two_patients"  # two patients under one Study Instance UID
     OBJECTS_MISSING = "objects_missing"  # rows whose files are gone from the store
     OBJECTS_UNREADABLE = "objects_unreadable"  # files in the store that cannot be taken in
+    OBJECTS_DAMAGED = "objects_damaged"  # a stored file does not hold what was received
     FOLDER_MISSING = "folder_missing"
     FOLDER_UNREADABLE = "folder_unreadable"  # a watched folder hides entries
     AUDIT_WAITS = "audit_waits"  # audit messages are not spooled or not delivered

@@ -152,6 +152,8 @@ class Store:
             state = os.statvfs(self.root)
         except OSError as error:
             raise StoreError(f"the store cannot be read ({_words(error)})") from error
+        if state.f_flag & os.ST_RDONLY:  # as the kernel leaves a disk that it does not trust
+            raise StoreError("the store's file system is read-only")
         return state.f_bavail * state.f_frsize // MIB
 
     def check_space(self, size_bytes: int) -> None:
@@ -310,7 +312,10 @@ class Store:
 def open_store(path: Path, *, minimum_free_mib: int) -> Store:
     """Open the store at `path`, making its directories (0700). Raises StoreError."""
     try:
+        missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in missing:  # or a power cut takes the whole store with their names
+            _sync_directory(made.parent)
         for place in ("objects", "quarantine"):
             for shard in SHARDS:
                 (path / place / shard).mkdir(mode=0o700, parents=True, exist_ok=True)

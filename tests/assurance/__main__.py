@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="triage-faults-") as place:
         places = Places(evidence=Path(place) / "evidence", left=Path(place) / "left")
         places.left.mkdir()
-        said = machine.describe(Path(place))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of platformdirs, where no login session is
+            said = machine.describe(Path(place))
         broken = [
             turn.name
             for turn in turns(codes)

@@ -71,7 +71,7 @@ def verdict(requirement: Requirement, findings: Sequence[Finding]) -> Verdict:
         return Verdict.NOT_MET
     if Outcome.PASSED in outcomes:
         return Verdict.MET
-    if Outcome.SKIPPED in outcomes or requirement.applies is Applies.NOT_HERE:
+    if Outcome.SKIPPED in outcomes:
         return Verdict.NOT_HERE
     return Verdict.NOT_BUILT if requirement.applies is Applies.NOT_BUILT else Verdict.NOT_MET
 
@@ -127,6 +127,8 @@ def _sections(lines: Mapping[str, str]) -> list[str]:
 def _summary(lines: Mapping[str, str]) -> str:
     outcomes = [line.split(" | ")[-2].split(":")[0].strip("* ") for line in lines.values()]
     told = ", ".join(f"{outcomes.count(each)} {each}" for each in Verdict)
+    if untried := len(REQUIREMENTS) - len(lines):
+        told += f", {untried} not tried yet"
     return f"{len(REQUIREMENTS)} requirements: {told}."
 
 
@@ -187,12 +189,15 @@ def _why(finding: Finding) -> str:
 
 
 def _tests(findings: Sequence[Finding]) -> str:
-    """The files of the trials; the trials themselves where they are few."""
-    functions = dict.fromkeys(_function(finding) for finding in findings)
-    if len(functions) <= NAMED_TESTS:
-        return ", ".join(f"`{_file(each)}::{each.rpartition('::')[2]}`" for each in functions)
-    files = dict.fromkeys(_file(each) for each in functions)
-    return f"{len(functions)} tests in " + ", ".join(f"`{file}`" for file in files)
+    """The trials that counted something by their names; the others too where they are few."""
+    counted = dict.fromkeys(_function(finding) for finding in findings if finding.figures)
+    others = dict.fromkeys(_function(f) for f in findings if _function(f) not in counted)
+    named = [*counted, *(others if len(others) <= NAMED_TESTS else ())]
+    told = [f"`{_file(each)}::{each.rpartition('::')[2]}`" for each in named]
+    if len(others) > NAMED_TESTS:
+        files = dict.fromkeys(_file(each) for each in others)
+        told.append(f"{len(others)} tests in " + ", ".join(f"`{file}`" for file in files))
+    return ", ".join(told)
 
 
 def _function(finding: Finding) -> str:
@@ -211,14 +216,18 @@ def _figures(findings: Sequence[Finding]) -> str:
     if counted:
         trials = sum(figures.trials for _, figures in counted)
         losses = sum(figures.losses for _, figures in counted)
-        told.append(f"{trials:,} trials, {losses:,} losses")
+        told.append(f"{_number(trials, 'trial')}, {losses:,} lost")
         told += [f"worst {words}" for words in _worst(counted)]
     if plain:
         failed = sum(1 for finding in plain if finding.outcome is Outcome.FAILED)
-        told.append(f"{len(plain)} tests, {failed} failed")
+        told.append(f"{_number(len(plain), 'test')}, {failed} failed")
     if findings and not all(finding.long for finding in findings):
         told.append("short form")
     return "; ".join(told)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _worst(counted: Sequence[tuple[Finding, Figures]]) -> list[str]:

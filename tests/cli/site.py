@@ -49,9 +49,9 @@ def make_site(directory: Path, database_url: str, *, more: str = "") -> Site:
     return Site(directory=directory, config=load_config(path, {}))
 
 
-def arrive(site: Site, **header: object) -> Arrival:
+def arrive(site: Site, *, content: str = "", **header: object) -> Arrival:
     """Record one arrived radiograph at the site; `header` are fields of its header."""
-    arrival = make_arrival(make_header(**header))
+    arrival = make_arrival(make_header(**header), content=content)
     database = open_database(site.config.database.url)
     try:
         with database.write() as connection:

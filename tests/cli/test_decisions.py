@@ -126,3 +126,22 @@ def test_show_has_everything_of_a_study_for_people_and_for_programs(
     text = capsys.readouterr().out
     for said in ("SERIES", "INSTANCES", "JOBS", "A1", "NOT YET ANALYSED"):
         assert said in text
+
+
+def test_a_conflict_that_no_look_settles_is_not_said_to_be_queued(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = arrive(site, has_pixels=False).header.sop_instance_uid
+    (study,) = listed(capsys)
+    arrive(
+        site,
+        sop_instance_uid=uid,
+        study_instance_uid=study["study_instance_uid"],
+        content="with pixels",
+    )
+    capsys.readouterr()
+    assert main(["requeue", study["study_instance_uid"]]) == 0
+    said = capsys.readouterr().out
+    assert "Not fully analysed all the same: 1 of its objects" in said
+    assert main(["requeue", study["study_instance_uid"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["conflicts"] == 1

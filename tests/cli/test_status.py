@@ -1,6 +1,10 @@
 """`triage status` shows what health says: the verdict in words, each cause with its next step."""
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assurance import requirement
-from tests.cli.site import Site
+from tests.cli.site import ROOT, Site
 from triage.cli.command_line import main
 from triage.cli.status import as_text
 from triage.cli.table import Screen
@@ -293,3 +297,34 @@ def test_the_text_for_people_of_a_real_site_is_rendered(site: Site) -> None:
     assert done.returncode == 2
     assert done.stdout.startswith("FAILED")
     assert done.stderr == ""
+
+
+@requirement("P4")
+def test_a_status_that_cannot_be_written_is_no_verdict(site: Site) -> None:
+    command = [sys.executable, "-m", "triage", "--config", "triage.toml", "status"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command,
+            cwd=site.directory,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
+
+
+@requirement("P4")
+def test_a_status_that_breaks_on_what_it_reads_is_no_verdict(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(site.config.database.url.removeprefix("sqlite:///")) as connection:
+        connection.execute(
+            "INSERT INTO roles (role, host, pid, state, started_at, last_turn_at, detail)"
+            " VALUES ('receive', 'elsewhere', 1, 'running', '2026-01-01', '2026-01-01', '[1]')"
+        )
+    assert main(["--config", str(site.directory / "triage.toml"), "status"]) == 3
+    assert "Traceback" in capsys.readouterr().err

@@ -50,7 +50,11 @@ def test_a_new_database_has_nothing_to_tell(reader: reading.Reader) -> None:
         "acknowledged": 0,
         "expired": 0,
     }
-    assert told["latency"] == {"arrival_to_flag": {}, "first_image_to_flag": {}}
+    assert told["latency"] == {
+        "arrival_to_flag": {},
+        "first_image_to_flag": {},
+        "arrival_to_read": {},
+    }
     assert told["receive"]["last_image_at"] is None
     assert told["receive"]["last_24_h"]["stored"] == 0
 
@@ -352,3 +356,23 @@ def test_no_figure_reads_a_long_table_from_end_to_end(sqlite_url: str, table: st
     connection.close()
     assert plans
     assert not [plan for plan in plans if plan == f"SCAN {table}"]
+
+
+@requirement("W7")
+def test_what_the_unflagged_wait_is_told_beside_what_the_flagged_gain(
+    database: Database, reader: reading.Reader
+) -> None:
+    for number in range(1, 11):
+        came = at(-HOUR_S)
+        add_study(
+            database,
+            f"1.{number}",
+            state="acknowledged",
+            received_at=came,
+            acknowledged_at=at(-HOUR_S + 60 * number),
+            first_flagged_at=at(-HOUR_S + 5) if number <= 2 else None,
+        )
+    add_study(database, "2.1", received_at=at(-HOUR_S))  # not read yet
+    told = facts(reader)["latency"]["arrival_to_read"]
+    assert told["flagged"] == {"count": 2, "p50_s": 60.0, "p95_s": 120.0, "max_s": 120.0}
+    assert told["unflagged"] == {"count": 8, "p50_s": 360.0, "p95_s": 600.0, "max_s": 600.0}

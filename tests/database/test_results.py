@@ -6,7 +6,8 @@ import pytest
 from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, new_uid
 from tests.database.conftest import MODEL, Room, analysed
-from triage.database import results
+from triage.database import queue, results
+from triage.database.retention import expire_study
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow
 from triage.database.tables_house import JobRow
 from triage.errors import DatabaseRejected, PermanentError
@@ -268,3 +269,43 @@ def test_an_embedding_that_is_cached_already_is_kept_once(room: Room) -> None:
         job = one_job(room)
         room.commit(job, embeddings={"key": vector})
     assert len(room.rows(Embedding)) == 1
+
+
+@requirement("P3")
+def test_words_and_embeddings_of_images_that_expired_meanwhile_are_not_kept(room: Room) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(), caption_due=True)
+    [caption] = room.claim(JobKind.CAPTION)
+    expire(room, job.study_id)
+    assert not results.commit_caption(room.db, caption, words("Large pneumothorax."))
+    assert room.rows(CaptionRow) == []
+    assert room.study(job.study_id).caption == ""
+    assert room.rows(JobRow, JobRow.id == caption.id)[0].state == "done"
+
+
+@requirement("P3")
+def test_a_look_that_ends_after_the_images_expired_keeps_its_result_alone(room: Room) -> None:
+    job = one_job(room)
+    expire(room, job.study_id)
+    vector = np.ones(4, np.float32)
+    assert room.commit(job, analysed(), embeddings={"k": vector}, caption_due=True)
+    assert room.rows(Embedding) == []
+    assert room.rows(JobRow, JobRow.kind == JobKind.CAPTION) == []
+    assert len(room.rows(ResultRow)) == 1
+
+
+def expire(room: Room, study_id: int) -> None:
+    """A person has read the study, and its images are deleted."""
+    room.acknowledge(study_id)
+    with room.db.write() as connection:
+        assert expire_study(connection, study_id, now=room.clock())
+
+
+def test_captions_that_are_switched_off_leave_no_job_behind(room: Room) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(), caption_due=True)
+    assert queue.retire_captions(room.db, reason="captions are switched off") == 1
+    [left] = room.rows(JobRow, JobRow.kind == JobKind.CAPTION)
+    assert (left.state, left.reason) == ("superseded", "captions are switched off")
+    assert room.claim(JobKind.CAPTION) == []
+    assert queue.retire_captions(room.db, reason="captions are switched off") == 0

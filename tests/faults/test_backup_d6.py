@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from tests.assurance import requirement
 from tests.builders import make_policies
 from tests.cli.site import ROOT, Site, make_site
 from tests.database.conftest import analysed
@@ -143,6 +144,7 @@ def assert_consistent(db: Database, store: Path) -> None:
     assert sorted(counted) == sorted(finished)
 
 
+@requirement("D6")
 @pytest.mark.parametrize("into", ["sqlite", "postgresql"])
 def test_d6_a_backup_under_load_restores_to_a_house_that_lost_and_repeats_nothing(
     into: str, database_url: str, intake: Intake, tmp_path: Path, request: pytest.FixtureRequest
@@ -230,6 +232,7 @@ def start_backup(site: Site, directory: Path) -> "subprocess.Popen[bytes]":
     )
 
 
+@requirement("D6")
 def test_d6_a_backup_that_is_killed_never_counts_and_the_next_one_goes_on(site: Site) -> None:
     chance = random.Random(SEED)
     url, directory = site.config.database.url, site.directory / "backup"

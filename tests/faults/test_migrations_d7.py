@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, inspect, select, text, update
 
+from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_policies
 from tests.database.conftest import analysed
 from triage.database import arrivals, queue, results
@@ -101,6 +102,7 @@ def worklist(db: Database) -> list[str]:
         return list(connection.execute(entries).scalars())
 
 
+@requirement("D7")
 @pytest.mark.parametrize("lower", REVISIONS[:-1])
 def test_d7_down_and_up_again_changes_no_row_and_ends_no_lease(
     database_url: str, database: Database, lower: str
@@ -127,6 +129,7 @@ def test_d7_down_and_up_again_changes_no_row_and_ends_no_lease(
     assert held.id not in {job.id for job in claim(database, 100)}
 
 
+@requirement("D7")
 def test_d7_a_house_that_runs_on_after_each_step_keeps_its_numbers(
     database_url: str, database: Database
 ) -> None:
@@ -141,6 +144,7 @@ def test_d7_a_house_that_runs_on_after_each_step_keeps_its_numbers(
     assert outcome.study_id == LIVE + 1
 
 
+@requirement("D7")
 def test_d7_a_program_that_does_not_know_the_revision_does_no_harm(
     database_url: str, database: Database
 ) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -64,10 +64,17 @@ class Program:
     """One installation in a directory; `start` and `stop` may be called again and again."""
 
     def __init__(
-        self, directory: Path, url: str, *, demonstration: bool = True, caption: str = "all"
+        self,
+        directory: Path,
+        url: str,
+        *,
+        demonstration: bool = True,
+        caption: str = "all",
+        store: Path | None = None,
     ) -> None:
         self.directory = directory
         self.url = url
+        self.store = store or directory / "store"
         self.watched = directory / "watched"
         self.watched.mkdir(exist_ok=True)
         self.log = directory / "daemon.log"
@@ -76,7 +83,7 @@ class Program:
             CONFIGURATION.format(
                 demonstration=json.dumps(demonstration),
                 watch=json.dumps([str(self.watched)]),
-                store=json.dumps(str(directory / "store")),
+                store=json.dumps(str(self.store)),
                 url=json.dumps(url),
                 caption=json.dumps(caption),
             )
@@ -85,10 +92,11 @@ class Program:
 
     # --- the daemon
 
-    def start(self, *arguments: str) -> "Program":
+    def start(self, *arguments: str, under: Sequence[str] = ()) -> "Program":
+        """Run the daemon; `under` are the words of a program that is to run it, as a tracer."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self._command(), "run", *arguments],
+                [*under, *self._command(), "run", *arguments],
                 env=self._environment(),
                 stdout=log,
                 stderr=log,

@@ -5,6 +5,7 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
@@ -74,15 +75,34 @@ def test_a_missing_file_is_an_error_of_the_store(tmp_path: Path) -> None:
         open_dataset(tmp_path / "absent", LIMITS)
 
 
-@requirement("S2")
-def test_a_deflated_bomb_is_stopped_at_the_limit() -> None:
+def deflated_file(content: bytes) -> bytes:
+    """A file of the deflated syntax that holds `content` where the data set should be."""
     head = to_bytes(make_dx(transfer_syntax=uid.DeflatedExplicitVRLittleEndian))
     start = 132 + head[132:].index(b"1.2.840.10008.1.2.1.99") + 22
     meta = head[: start + head[start:].index(b"1.2.826.0.1.3680043.8.498.1") + 28]
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    bomb = deflate.compress(b"\0" * (64 << 20)) + deflate.flush()
+    return meta + deflate.compress(content) + deflate.flush()
+
+
+@requirement("S2")
+def test_a_deflated_bomb_is_stopped_at_the_limit() -> None:
     with pytest.raises(DecodeError, match="inflates beyond 1 MiB"):
-        parse(meta + bomb, SMALL)
+        parse(deflated_file(bytes(64 << 20)), SMALL)
+
+
+@requirement("S2")
+def test_a_deflated_bomb_within_the_limit_is_told_by_its_ratio() -> None:
+    with pytest.raises(DecodeError, match="further than any image"):
+        parse(deflated_file(bytes(30 << 20)), DecodeLimits())
+
+
+def test_a_large_deflated_image_is_read() -> None:
+    """40 MiB of which one byte in sixteen is noise: deflated 13 times."""
+    pixels = np.zeros((2560, 8192), np.uint16)
+    pixels[::2, ::4] = np.random.default_rng(0).integers(0, 256, (1280, 2048))
+    data = to_bytes(make_dx(pixels, transfer_syntax=uid.DeflatedExplicitVRLittleEndian))
+    assert len(data) < len(pixels.tobytes()) // 8
+    assert parse(data, DecodeLimits()).PixelData == pixels.tobytes()
 
 
 def test_a_deflated_data_set_that_ends_early_is_an_error() -> None:

@@ -251,12 +251,47 @@ def test_a_code_stream_that_claims_a_huge_size_is_refused_before_decoding() -> N
 
 
 @requirement("S2")
-def test_an_image_over_the_limit_is_refused_before_allocation() -> None:
+@pytest.mark.parametrize(
+    ("rows", "frames", "said"),
+    [
+        (65535, 1, "A frame decodes to more than 256 MiB"),
+        (8000, 1000, "The image decodes to more than 2048 MiB"),
+        (1, 32769, "more than 32768 frames"),
+    ],
+)
+def test_an_image_over_a_limit_is_refused_before_allocation(
+    rows: int, frames: int, said: str
+) -> None:
     ds = make_dx()
-    ds.Rows = ds.Columns = 65535
-    ds.NumberOfFrames = 1000
-    with pytest.raises(DecodeError, match="more than 2048 MiB"):
+    ds.Rows = ds.Columns = rows
+    ds.NumberOfFrames = frames
+    with pytest.raises(DecodeError, match=said):
         describe(parse(to_bytes(ds), LIMITS), LIMITS)
+
+
+@requirement("S2")
+def test_a_large_image_out_of_very_few_bytes_is_refused_and_a_small_or_grainy_one_is_not() -> None:
+    """4000 x 4000 are 31 MiB, 3000 x 4000 are 23."""
+    blank = make_dx(np.zeros((4000, 4000), np.uint16), transfer_syntax=uid.JPEGLSLossless)
+    with pytest.raises(DecodeError, match="more than any image"):
+        describe(blank, LIMITS)
+    small = make_dx(np.zeros((3000, 4000), np.uint16), transfer_syntax=uid.JPEGLSLossless)
+    assert describe(small, LIMITS).rows == 3000
+    blank.PixelData += bytes(1 << 20)  # a thirtieth of the image
+    assert describe(blank, LIMITS).rows == 4000
+
+
+@requirement("S2")
+def test_many_frames_out_of_very_few_bytes_are_refused_and_a_cine_loop_is_not() -> None:
+    """100 frames of 1024 x 768 in colour are 225 MiB; a loop shrinks them some sixtyfold."""
+    frame = compress(make_image(np.zeros((768, 1024, 3), np.uint8)), uid.JPEGLSLossless)
+    frame.NumberOfFrames = 100
+    (encoded,) = generate_frames(frame.PixelData, number_of_frames=1)
+    frame.PixelData = encapsulate([encoded] * 100)
+    with pytest.raises(DecodeError, match="more than any image"):
+        describe(frame, LIMITS)
+    frame.PixelData = encapsulate([encoded + bytes(40_000)] * 100)
+    assert describe(frame, LIMITS).frames == 100
 
 
 def test_a_damaged_code_stream_is_an_error() -> None:

@@ -9,6 +9,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from tests.assurance import requirement
 from tests.dicom_files import gradient, make_ct_slice, make_dx, make_image, to_bytes
 from triage.errors import DecodeError
 from triage.imaging.dataset import DecodeLimits, parse
@@ -268,3 +269,10 @@ def test_an_indirect_segment_may_not_repeat_another_one() -> None:
 def test_a_table_looks_up_rounded_values() -> None:
     table = Table(first=0, bits=8, entries=np.asarray([5, 6], np.uint16))
     np.testing.assert_array_equal(table.look_up(np.asarray([0.4, 0.6])), [5, 6])
+
+
+@requirement("S2")
+def test_segments_that_add_nothing_cannot_be_repeated_for_ever() -> None:
+    words = np.concatenate([np.zeros(2 * 65535), np.tile([2, 65535, 0, 0], 20000)])
+    with pytest.raises(DecodeError, match="impossible segment"):
+        expand_segments(words.astype(np.uint16), 65535)

@@ -21,8 +21,17 @@ from tests.dicom_files import make_ct_slice, make_dx, make_sr, to_bytes
 from triage.errors import IdentifiersInvalid, ObjectRefused, ObjectUnparsable
 from triage.ingest.elements import Bounds
 from triage.ingest.header import HeaderLimits, clean, decode_text, read_header
-from triage.ingest.part10 import META_BYTES, DataSet, digest_of, file_meta, is_uid, split
+from triage.ingest.part10 import (
+    ANY_RATIO_MIB,
+    META_BYTES,
+    DataSet,
+    digest_of,
+    file_meta,
+    is_uid,
+    split,
+)
 from triage.records import Header
+from triage.store import MIB
 
 LIMITS = HeaderLimits()
 
@@ -251,6 +260,16 @@ def test_a_deflate_bomb_is_refused_before_it_fills_memory() -> None:
     with pytest.raises(ObjectUnparsable, match="beyond the limit"):
         read_header(bomb, HeaderLimits(maximum_inflated_mib=16))
     assert time.monotonic() - started_s < 5
+
+
+@requirement("S2")
+def test_a_deflate_bomb_within_the_limit_is_told_by_its_ratio() -> None:
+    """Zeros that never end are given up after half a gigabyte, not after two."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = b"".join(stream.compress(bytes(MIB)) for _ in range(ANY_RATIO_MIB + 8))
+    data = DataSet(transfer_syntax_uid=uid.DeflatedExplicitVRLittleEndian, encoded=bomb)
+    with pytest.raises(ObjectUnparsable, match="further than any image"):
+        read_header(data, HeaderLimits())
 
 
 def test_a_damaged_or_cut_deflated_data_set_is_refused() -> None:

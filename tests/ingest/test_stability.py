@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.assurance import requirement
-from triage.ingest.mounts import filesystem_type, needs_polling
+from triage.ingest.mounts import filesystem_type, mount_point, needs_polling, unmounted
 from triage.ingest.stability import Stamp, Tracker
 
 FILE = Path("/in/a.dcm")
@@ -92,3 +92,28 @@ def test_network_mounts_are_polled() -> None:
     assert needs_polling(Path("/mnt/user"), MOUNTINFO)
     assert not needs_polling(Path("/srv/in"), MOUNTINFO)
     assert not needs_polling(Path("/srv/in"), "")
+
+
+FSTAB = """\
+# /etc/fstab
+/dev/sda1 / ext4 defaults 0 1
+pacs:/export /mnt/pacs nfs4 _netdev 0 0
+pacs:/other /mnt/other nfs4 _netdev 0 0
+//srv/y /mnt/with\\040tab cifs credentials=/root/c 0 0
+/dev/sda2 none swap sw 0 0
+"""
+
+
+@requirement("G6")
+def test_a_folder_whose_mount_is_not_there_is_told_by_its_mount_point() -> None:
+    assert unmounted(Path("/mnt/pacs/in"), MOUNTINFO, FSTAB) is None
+    assert unmounted(Path("/mnt/other/in"), MOUNTINFO, FSTAB) == Path("/mnt/other")
+    assert unmounted(Path("/mnt/other"), MOUNTINFO, FSTAB) == Path("/mnt/other")
+    assert unmounted(Path("/mnt/with tab/a"), MOUNTINFO, FSTAB) == Path("/mnt/with tab")
+    assert unmounted(Path("/srv/in"), MOUNTINFO, FSTAB) is None
+    assert unmounted(Path("/mnt/other/in"), "", FSTAB) is None  # nothing is known of mounts
+
+
+def test_the_mount_point_of_a_path_is_the_innermost() -> None:
+    assert mount_point(Path("/mnt/pacs/local/in"), MOUNTINFO) == Path("/mnt/pacs/local")
+    assert mount_point(Path("/srv"), MOUNTINFO) == Path("/")

@@ -328,3 +328,30 @@ def test_neither_the_orm_layer_nor_torch_is_imported() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+FULL = {"fault": "the store has 1 MiB free", "fault_lasts": False}
+BROKEN = {"fault": "a sync failed", "fault_lasts": True}
+
+
+@requirement("P4")
+def test_a_full_store_is_told_once_and_never_asks_for_a_restart() -> None:
+    doors = [role("receive", detail=FULL), role("schedule"), analyse()]
+    (cause,) = judged(free_mib=1, roles=doors).causes
+    assert cause.code == "store_full"
+    assert "restart" not in cause.next_step
+
+
+@requirement("P4")
+def test_a_disk_that_broke_is_told_beside_the_space_that_is_gone() -> None:
+    doors = [role("receive", detail=BROKEN), role("schedule"), analyse()]
+    health = judged(free_mib=1, roles=doors)
+    assert codes(health) == ["store_full", "role_fault"]
+    assert "restart" in health.causes[1].next_step
+
+
+def test_a_fault_that_passes_by_itself_asks_for_no_restart() -> None:
+    away = {"fault": "the database did not answer", "fault_lasts": False}
+    (cause,) = judged(roles=[role("receive", detail=away), role("schedule"), analyse()]).causes
+    assert cause.code == "role_fault"
+    assert "by itself" in cause.next_step

@@ -17,6 +17,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from tests.assurance import requirement
 from tests.dicom_files import make_dx
 from tests.flows.program import Program, until
 from tests.operations.audit_schema import check
@@ -65,6 +66,7 @@ def told_later(url: str, spool: Path) -> Iterator[Element]:
     return map(check, taken)
 
 
+@requirement("P2")
 def test_p2_every_acknowledged_object_is_told_though_the_daemon_was_killed(
     program: Program,
 ) -> None:
@@ -86,6 +88,7 @@ def test_p2_every_acknowledged_object_is_told_though_the_daemon_was_killed(
     assert not list(told_later(program.url, spool))  # and nothing twice
 
 
+@requirement("P2")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 def test_p2_a_late_collector_gets_everything_in_order_over_tls(
     program: Program, certificates: Path

@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 from sqlalchemy import text
 
+from tests.assurance import requirement
 from tests.database.table_rows import add_study
 from tests.dicom_files import to_bytes
 from tests.flows.program import Program, until
@@ -58,6 +59,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@requirement("P1")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_p1_a_day_with_everything_that_can_go_wrong_names_no_patient(
     program: Program, temporary: Path, tmp_path: Path
@@ -139,6 +141,7 @@ def test_p1_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 # --- what the databases say of a row that they refuse
 
 
+@requirement("P1")
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize(
     "changes",
@@ -162,6 +165,7 @@ def test_p1_an_error_of_the_database_names_no_value(
     assert leaks(printed.getvalue() + str(caught.value), "error") == []
 
 
+@requirement("P1")
 def test_p1_a_statement_that_cannot_run_names_no_value(database: Database) -> None:
     printed = io.StringIO()
     configure_logging(level="debug", form="console", stream=printed)

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.assurance import requirement
 from tests.security.supply_chain import (
     BY_FILE,
     COPYLEFT,
@@ -36,11 +37,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 CLOSURE = closure()
 
 
+@requirement("S7")
 def test_s7_everything_that_the_program_needs_is_pinned_to_one_version() -> None:
     assert sorted(CLOSURE.keys() - pins().keys()) == []
     assert len(CLOSURE) > len(declared())
 
 
+@requirement("S7")
 def test_s7_what_is_installed_is_what_is_pinned() -> None:
     wanted = pins()
     other = {
@@ -62,6 +65,7 @@ def test_s7_the_tools_of_the_project_are_pinned_as_well() -> None:
     assert all("==" in each for each in PROJECT["build-system"]["requires"])
 
 
+@requirement("S7")
 @pytest.mark.parametrize("name", sorted(LEAST))
 def test_s7_no_version_with_a_published_weakness_may_be_installed(name: str) -> None:
     assert public(pins()[name]) >= Version(LEAST[name])
@@ -74,6 +78,7 @@ def test_s7_no_version_with_a_published_weakness_may_be_installed(name: str) -> 
     assert not [each for each in below if allowed.contains(each, prereleases=True)]
 
 
+@requirement("S7")
 def test_s7_every_pin_fits_the_range_that_the_package_declares() -> None:
     outside = [
         f"{name} {pins()[name]}"
@@ -112,6 +117,7 @@ def test_s7_a_line_that_pins_nothing_is_refused(tmp_path: Any) -> None:
 # --- the list of components
 
 
+@requirement("S7")
 def test_s7_the_list_of_components_has_the_structure_of_cyclonedx() -> None:
     document = sbom()
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
@@ -132,6 +138,7 @@ def test_s7_the_list_of_components_has_the_structure_of_cyclonedx() -> None:
     assert len(set(references)) == len(references)
 
 
+@requirement("S7")
 def test_s7_the_list_names_all_that_runs_and_how_it_hangs_together() -> None:
     document = sbom()
     assert {each["name"] for each in document["components"]} == set(CLOSURE)

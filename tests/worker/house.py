@@ -1,6 +1,7 @@
 """A whole house without roles: real store, door, database and decode pool, a clock to turn."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -66,16 +67,23 @@ class House:
     def receive(self, ds: Dataset) -> ArrivalOutcome:
         return self.intake.accept(to_bytes(ds), source=Source.C_STORE, sender_ae_title="SENDER")
 
-    def worker(self, *models: LoadedModel, owner: str = "one", **settings: Any) -> AnalysisWorker:
+    def worker(
+        self,
+        *models: LoadedModel,
+        owner: str = "one",
+        monotonic: Callable[[], float] = time.monotonic,
+        **settings: Any,
+    ) -> AnalysisWorker:
         return AnalysisWorker(
             self.db,
             self.store,
-            Roster(models),
+            Roster(models, monotonic=monotonic),
             self.pool,
             owner=owner,
             policies=self.policies,
             settings=replace(SETTINGS, **settings),
             stop=Event(),
+            monotonic=monotonic,
         )
 
     def study(self, outcome: ArrivalOutcome) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tests.assurance import requirement
 from tests.dicom_files import make_ct_series, make_dx, make_image
 from tests.worker.house import House, drain, look_only, names, radiograph
 from tests.worker.toys import Toy, poisoned_by
-from triage.database import arrivals
+from triage.database import arrivals, queue
 from triage.database.connection import Database
 from triage.errors import (
     DatabaseUnavailable,
@@ -26,7 +26,9 @@ from triage.errors import (
 )
 from triage.records import Mode, Rank, ViewSpec
 from triage.rules.eligibility import IntendedUse
+from triage.worker.loop import UNSERVED_S
 from triage.worker.models import Encoded, Judgement, View
+from triage.worker.roster import RECHECK_S
 
 
 class FailingLine:
@@ -438,3 +440,115 @@ def test_compressed_images_are_looked_at_as_they_came(house: House, syntax: str)
     outcome = house.receive(radiograph(0.9, transfer_syntax=syntax))
     drain(house.worker(Toy().loaded()))
     assert house.study(outcome)["priority"] == "HIGH"
+
+
+@requirement("M1")
+def test_an_image_whose_only_model_is_not_served_waits_and_is_never_a_dead_letter(
+    house: House,
+) -> None:
+    broken = Toy(name="ct", checks=[KnownAnswerError("another answer")])
+    model = broken.loaded(intended_use=IntendedUse(modalities=("DX",)))
+    other = Toy(name="mammography").loaded(intended_use=IntendedUse(modalities=("MG",)))
+    outcome = house.receive(radiograph(0.9))
+    worker = house.worker(model, other)
+    drain(worker)
+    (job,) = house.jobs(outcome)
+    assert (job["state"], job["attempts"]) == ("queued", 0)
+    assert house.study(outcome)["analysis"] == "pending"
+    house.clock.turn(UNSERVED_S + 1)
+    drain(house.worker(Toy(name="ct").loaded(), other, owner="two"))  # mended and started again
+    assert house.study(outcome)["priority"] == "HIGH"
+
+
+@requirement("M2")
+def test_what_a_model_has_in_hand_when_it_drifts_is_handed_back_untold(house: House) -> None:
+    toy, clock = Toy(), Seconds()
+    outcome = house.receive(radiograph(0.1))
+    worker = house.worker(toy.loaded(), monotonic=clock)
+    worker.claim()
+    toy.checks = [KnownAnswerError("another answer")]
+    clock.now_s += RECHECK_S
+    drain(worker)
+    assert toy.encoded == []
+    assert names(house.jobs(outcome), "state") == ["queued"]
+    assert names(house.jobs(outcome), "attempts") == [0]
+    assert house.study(outcome)["analysis"] == "pending"
+
+
+@requirement("M1")
+@requirement("M2")
+def test_what_a_model_said_before_its_drift_was_seen_is_looked_at_again(house: House) -> None:
+    toy, clock = Toy(), Seconds()
+    long_ago = house.receive(radiograph(0.1))
+    worker = house.worker(toy.loaded(), monotonic=clock, caption_when="never")
+    drain(worker)
+    turn_both(house, clock, RECHECK_S)
+    worker.turn()  # asked, and sound
+    turn_both(house, clock, 20)
+    lately = house.receive(radiograph(0.2))
+    drain(worker)
+    assert house.study(lately)["analysis"] == "analysed"
+    toy.checks = [KnownAnswerError("another answer")]
+    turn_both(house, clock, RECHECK_S)
+    drain(worker)
+    assert house.study(lately)["analysis"] == "pending"
+    assert house.study(long_ago)["analysis"] == "analysed"
+    sound = Toy()
+    drain(house.worker(sound.loaded(), owner="two", caption_when="never"))
+    assert sound.encoded == [1]  # no embedding of those days is used again
+    assert house.study(lately)["analysis"] == "analysed"
+
+
+def turn_both(house: House, clock: "Seconds", seconds: float) -> None:
+    house.clock.turn(seconds)
+    clock.now_s += seconds
+
+
+def test_words_that_wait_when_captions_are_switched_off_wait_no_more(house: House) -> None:
+    outcome = house.receive(radiograph(0.9))
+    look_only(house.worker(Toy().loaded()))
+    drain(house.worker(Toy().loaded(describe=None), owner="two", caption_when="never"))
+    assert names(house.jobs(outcome), "state") == ["done", "superseded"]
+
+
+@requirement("M1")
+def test_pixels_that_are_no_numbers_are_a_failure_and_no_darkness(house: House) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 4000, (64, 64)).astype(np.float32)
+    pixels[:32] = np.nan
+    outcome = house.receive(make_dx(pixels))
+    toy = Toy()
+    drain(house.worker(toy.loaded()))
+    assert toy.encoded == []
+    assert house.study(outcome)["analysis"] == "failed"
+    assert "not finite" in house.study(outcome)["analysis_reason"]
+    assert names(house.jobs(outcome), "state") == ["dead"]
+
+
+@requirement("M1")
+def test_an_error_that_nobody_foresaw_ends_the_worker_and_never_reads_as_negative(
+    house: House,
+) -> None:
+    def breaks(views: Sequence[View]) -> list[Encoded]:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    outcome = house.receive(radiograph(0.2))
+    for number in range(house.policies.retry.attempts):
+        worker = house.worker(Toy().loaded(encode=breaks), owner=f"worker {number}")
+        with pytest.raises(ZeroDivisionError):
+            drain(worker)
+        assert house.study(outcome)["analysis"] == "pending"
+        house.clock.turn(61)
+    with house.db.write() as connection:
+        queue.sweep_expired(connection, policies=house.policies, now=house.clock.now)
+    assert names(house.jobs(outcome), "state") == ["dead"]
+    assert house.study(outcome)["analysis"] == "failed"
+    assert "its worker died or hung each time" in house.study(outcome)["analysis_reason"]
+
+
+class Seconds:
+    """A monotonic clock for tests to turn."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s

@@ -64,3 +64,21 @@ def test_the_known_answer_is_asked_again_now_and_then_and_soon_after_an_error() 
     clock.now_s += RECHECK_S
     roster.recheck_if_due()
     assert roster.may_claim
+
+
+def test_on_slow_hardware_known_answers_take_a_bounded_share_of_the_time() -> None:
+    clock, toy = Clock(), Toy()
+
+    def slow() -> None:
+        clock.now_s += 9.0
+        toy.check()
+
+    roster = Roster([toy.loaded(check=slow)], monotonic=clock)
+    clock.now_s += RECHECK_S  # the first one, which warms up, does not count
+    roster.recheck_if_due()
+    toy.checks = [WRONG]
+    clock.now_s += 89.0
+    assert not roster.recheck_if_due()
+    clock.now_s += 2.0
+    assert roster.recheck_if_due()
+    assert not roster.may_claim

@@ -4,7 +4,9 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -67,23 +69,34 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     _survive_narrow_encodings()
+    failed = FAILED
     try:
         parsed = parser().parse_args(arguments)
+        failed = getattr(parsed, "failed", FAILED)  # `status` has a code of its own
         code: int = parsed.verb(parsed)
         sys.stdout.flush()
     except UsageError as error:
-        return say(error, USAGE)
+        code = say(error, USAGE)
     except TriageError as error:
-        return say(error, FAILED)
+        code = say(error, failed)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`triage worklist | head`); the final flush must not complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CUT_OFF
+        _drop_output()  # the reader has gone (`triage worklist | head`)
+        code = CUT_OFF
     except OSError as error:
-        return say(_of_the_system(error), FAILED)
+        _drop_output()
+        code = say(_of_the_system(error), failed)
+    except Exception:  # noqa: BLE001  # the top of the process: never an exit code by accident
+        traceback.print_exc()
+        code = failed
     return code
+
+
+def _drop_output() -> None:
+    """What could not be written must not be tried again at the end, which has its own exit code."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_the_system(error: OSError) -> TriageError:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from triage.config import Config
 
 WITHDRAW = "none"
+REASON_CHARACTERS = 400
 
 Decision = Callable[["Connection", int, str, "datetime"], int]
 
@@ -58,6 +59,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         choices=[*(rank.value for rank in Rank), WITHDRAW],
         help=f"{', '.join(Rank)}, or {WITHDRAW} to withdraw the decision",
     )
+    _add_reason(parser)
     parser = add_verb(
         verbs,
         "acknowledge",
@@ -67,6 +69,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         json_document=True,
     )
     _add_study(parser)
+    _add_reason(parser)
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -79,16 +82,47 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reason",
+        metavar="TEXT",
+        type=_reason,
+        default="",
+        help="why, recorded with the decision and shown by `triage show`",
+    )
+
+
+def _reason(text: str) -> str:
+    """Read a reason; what no database could hold is replaced."""
+    if len(text) > REASON_CHARACTERS:
+        raise argparse.ArgumentTypeError(f"longer than {REASON_CHARACTERS} characters")
+    return text.encode("utf-8", "replace").decode()
+
+
 def requeue(arguments: argparse.Namespace) -> int:
-    from triage.database.queue import requeue_study
+    from triage.database.requeue import conflicts, requeue_study
 
     config = configuration(arguments)
+    in_conflict = 0
 
     def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
+        nonlocal in_conflict
+        in_conflict = conflicts(connection, study_id)
         return requeue_study(connection, study_id, by=by, policies=config.policies, now=now)
 
     jobs = _decide(arguments, config, decide)
-    _answer(arguments, f"Queued again: {jobs} analysis jobs.", {"jobs": jobs})
+    said = (
+        f"Queued again: {jobs} analysis jobs."
+        if jobs
+        else "Nothing was queued: its jobs wait already, or there are no images to look at."
+    )
+    if in_conflict:
+        said += (
+            f"\nNot fully analysed all the same: {in_conflict} of its objects share a UID with"
+            " another and have other pixels. No look settles that: see `triage show`, then correct"
+            " the sender; `triage acknowledge` once the study was read with this in mind."
+        )
+    _answer(arguments, said, {"jobs": jobs, "conflicts": in_conflict})
     return DONE
 
 
@@ -99,7 +133,10 @@ def priority(arguments: argparse.Namespace) -> int:
     rank = None if arguments.rank == WITHDRAW else Rank(arguments.rank)
 
     def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
-        set_priority(connection, study_id, rank, by=by, policies=config.policies, now=now)
+        why = arguments.reason
+        set_priority(
+            connection, study_id, rank, by=by, policies=config.policies, now=now, reason=why
+        )
         return 1
 
     _decide(arguments, config, decide)
@@ -114,7 +151,8 @@ def acknowledge(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
 
     def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
-        take_off(connection, study_id, by=by, policies=config.policies, now=now)
+        why = arguments.reason
+        take_off(connection, study_id, by=by, policies=config.policies, now=now, reason=why)
         return 1
 
     _decide(arguments, config, decide)

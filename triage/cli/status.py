@@ -13,8 +13,7 @@ from triage.cli import status_sections as sections
 from triage.cli.status_sections import Document
 from triage.cli.table import Screen, Style, hanging, screen
 from triage.cli.text import instant
-from triage.cli.verbs import Verbs, add_verb, configuration, print_json, say
-from triage.errors import TriageError
+from triage.cli.verbs import Verbs, add_verb, configuration, print_json
 
 HEALTH = {
     "ok": ("OK: doing its work", Style.FINE),
@@ -24,6 +23,7 @@ HEALTH = {
 # Without colour the mark tells what stops the work from what is only worth knowing.
 MARKS = {"failed": ("!! ", Style.ALARM), "notice": ("   ", Style.PLAIN)}
 MARK = ("!  ", Style.WARNING)
+CANNOT_TELL = 3  # exit code: neither healthy nor unhealthy, whatever came in between
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -35,6 +35,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         example="triage status || page-someone",
         json_document=True,
     )
+    parser.set_defaults(failed=CANNOT_TELL)
     parser.description = (
         "Tell whether the daemon does its work, and what to do if not. Exit code: 0 healthy,"
         " 1 degraded, 2 not doing its work, 3 cannot tell."
@@ -44,10 +45,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def status(arguments: argparse.Namespace) -> int:
     from triage.operations import health as room
 
-    try:
-        health = room.gather(configuration(arguments))
-    except TriageError as error:
-        return say(error, room.EXIT_CANNOT_TELL)
+    health = room.gather(configuration(arguments))
     if arguments.json:
         print_json(health.document())
     else:

@@ -231,7 +231,8 @@ def latency_table(latency: Document, on: Screen) -> list[str]:
         Column(title="95 %", right=True),
         Column(title="LONGEST", right=True),
     )
-    kinds = [(name, by) for name, by in latency.items() if isinstance(by, Mapping)]
+    flags = [(name, by) for name, by in latency.items() if name.endswith("_to_flag")]
+    kinds = [(name, by) for name, by in flags if isinstance(by, Mapping)]
     rows: list[list[Cell]] = [
         [
             cell(modality, Style.STRONG),

@@ -120,6 +120,16 @@ def held_digest(connection: Connection, digest: str) -> int | None:
     ).scalar_one_or_none()
 
 
+def uids_of_digest(connection: Connection, digest: str) -> tuple[str, str] | None:
+    """Return Study and SOP Instance UID of the image with these bytes; None where none has them."""
+    found = connection.execute(
+        select(Study.study_instance_uid, Instance.sop_instance_uid)
+        .join(Study, Study.id == Instance.study_id)
+        .where(Instance.digest == digest, Instance.expired_at.is_(None))
+    ).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
 def instance_paths(connection: Connection) -> Iterator[tuple[int, str]]:
     """Yield (instance id, path) of everything that should be in the store, by ascending id."""
     after = 0

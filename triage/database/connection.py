@@ -21,10 +21,13 @@ from triage.database.driver_errors import translate
 from triage.database.lock import WriterLock
 from triage.database.revision import HEAD
 from triage.database.url import PostgresTarget, SqliteTarget, parse_url
-from triage.errors import DatabaseUnavailable, RevisionError
+from triage.errors import ConfigError, DatabaseUnavailable, RevisionError
 
 READERS = 4
 SOCKET_TIMEOUT_S = 60.0
+# A sender must hear "try again" before its own patience ends, often 30 s: its object may come just
+# after another one began to wait.
+LOCK_TIMEOUT_S = 10.0
 # Advisory lock of PostgreSQL: transactions that touch several studies, one at a time.
 ARRIVALS_LOCK = 0x7472696167650001
 MIGRATION_LOCK = 0x7472696167650002
@@ -100,7 +103,7 @@ class Database:
 
 
 def open_database(
-    url: str, *, lock_timeout_s: float = 30.0, clock: Clock | None = None
+    url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S, clock: Clock | None = None
 ) -> Database:
     """Open what `[database] url` names; nothing is connected yet. Raises ConfigError.
 
@@ -137,14 +140,27 @@ def _open_sqlite(target: SqliteTarget, lock_timeout_s: float, clock: Clock | Non
         if mode == "ro":
             connection.execute("PRAGMA query_only = ON")
         else:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            require_wal(connection)
         return connection
 
     writer = _engine("sqlite://", lambda: connect("rwc"), size=1)
     reader = _engine("sqlite://", lambda: connect("ro"), size=READERS)
     lock = WriterLock(target.lock_path, timeout_s=lock_timeout_s)
     return Database(writer=writer, reader=reader, lock=lock, clock=clock, path=target.path)
+
+
+def require_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal mode; raises ConfigError where SQLite keeps another one.
+
+    It does so without an error on file systems that cannot hold a WAL.
+    """
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise ConfigError(
+            f"[database] url: SQLite keeps the journal mode {mode} where the file lies",
+            hint="Put the file on a local disk, or use PostgreSQL.",
+        )
 
 
 def _open_postgres(target: PostgresTarget, lock_timeout_s: float, clock: Clock | None) -> Database:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from triage.database.statements import insert_for, insert_in, insert_row
@@ -56,6 +56,12 @@ def clear_alarm(connection: Connection, *, code: AlarmCode, subject: str, now: d
         .values(cleared_at=now)
     )
     return bool(done.rowcount)
+
+
+def open_subjects(connection: Connection, *, code: AlarmCode) -> list[str]:
+    """Return what the open alarms of one code are about, the oldest first."""
+    open_ones = select(Alarm.subject).where(Alarm.code == code, Alarm.cleared_at.is_(None))
+    return list(connection.execute(open_ones.order_by(Alarm.id)).scalars())
 
 
 def record_sender(connection: Connection, ae_title: str, *, now: datetime) -> None:

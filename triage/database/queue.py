@@ -57,6 +57,7 @@ __all__ = [
     "release",
     "requeue_dead",
     "requeue_study",
+    "retire_captions",
     "sweep_expired",
 ]
 
@@ -166,16 +167,18 @@ def fail(
     return JobState.DEAD
 
 
-def release(db: Database, jobs: Sequence[Job], *, reason: str) -> int:
-    """Give jobs back unharmed: due at once, the attempt not counted. Returns how many were held."""
+def release(db: Database, jobs: Sequence[Job], *, reason: str, delay_s: float = 0.0) -> int:
+    """Give jobs back unharmed, the attempt not counted; due at once, or after `delay_s`.
+
+    Returns how many were still held.
+    """
     released = 0
     with db.write() as connection:
         now = db.now(connection)
+        again = {"state": JobState.QUEUED, "due_at": now + timedelta(seconds=delay_s)} | NO_LEASE
         for job in sorted(jobs, key=lambda job: job.id):
             done = connection.execute(
-                update(JobRow)
-                .where(lease_of(job))
-                .values(state=JobState.QUEUED, due_at=now, attempts=JobRow.attempts - 1, **NO_LEASE)
+                update(JobRow).where(lease_of(job)).values(attempts=JobRow.attempts - 1, **again)
             )
             if done.rowcount:
                 step = Transition(
@@ -184,6 +187,22 @@ def release(db: Database, jobs: Sequence[Job], *, reason: str) -> int:
                 record_transitions(connection, [step], now=now)
                 released += 1
     return released
+
+
+def retire_captions(db: Database, *, reason: str) -> int:
+    """End the caption jobs that wait, where nobody is to write words any more."""
+    with db.write() as connection:
+        now = db.now(connection)
+        waiting = connection.execute(
+            select(JobRow.id)
+            .where(JobRow.kind == JobKind.CAPTION, JobRow.state == JobState.QUEUED)
+            .with_for_update()
+        ).scalars()
+        ended = list(waiting)
+        for job_id in ended:
+            changes = {"state": JobState.SUPERSEDED, "finished_at": now}
+            change(connection, job_id, JobState.QUEUED, changes, reason=reason, now=now)
+    return len(ended)
 
 
 def sweep_expired(connection: Connection, *, policies: Policies, now: datetime) -> int:

@@ -136,7 +136,7 @@ def _expired_unread(reader: Reader, before: datetime) -> Row:
 
 
 def _latency(reader: Reader, since: datetime) -> Row:
-    """Return both latencies by modality; a study counts for each modality that it holds.
+    """Return the latencies; to the flag by modality, a study counts for each that it holds.
 
     Arrival-to-flag is from the last image of the generation to the commit of its flag: a flag
     older than the last image belongs to an earlier generation and is left out. First image to
@@ -158,7 +158,31 @@ def _latency(reader: Reader, since: datetime) -> Row:
                 arrival[modality].append(seconds)
             if first_flagged_at >= since:
                 first[modality].append(_seconds(row["received_at"], first_flagged_at))
-    return {"arrival_to_flag": _figures(arrival), "first_image_to_flag": _figures(first)}
+    return {
+        "arrival_to_flag": _figures(arrival),
+        "first_image_to_flag": _figures(first),
+        "arrival_to_read": _figures(_reading_waits(reader, since)),
+    }
+
+
+def _reading_waits(reader: Reader, since: datetime) -> dict[str, list[float]]:
+    """Return how long the studies that came since then waited until a person had read them.
+
+    Flagged and unflagged apart: what the flagged gain, the others pay for.
+    """
+    waits: dict[str, list[float]] = defaultdict(list)
+    rows = reader.rows(
+        "SELECT received_at, acknowledged_at, first_flagged_at FROM studies"
+        " WHERE received_at >= ? AND acknowledged_at IS NOT NULL"
+        " ORDER BY received_at DESC LIMIT ?",
+        reader.time(since),
+        LATEST_FLAGS,
+    )
+    for row in rows:
+        kind = "flagged" if row["first_flagged_at"] else "unflagged"
+        read_at = datetime.fromisoformat(row["acknowledged_at"])
+        waits[kind].append(_seconds(row["received_at"], read_at))
+    return waits
 
 
 def _seconds(begin: str, end: datetime) -> float:
@@ -234,6 +258,8 @@ def _database(reader: Reader) -> Row:
             "dialect": "sqlite",
             "version": sqlite3.sqlite_version,
             "size_bytes": pages * page_bytes,
+            "journal_mode": reader.value("PRAGMA journal_mode"),
+            "synchronous": "full",  # each writer sets it, or does not begin: `connection`
             "safe_mode": "one writer at a time under the lock file, commits synced in full",
         }
     synced = reader.value("SELECT current_setting('fsync')")

@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, func, select
 
 from triage.database.connection import lock_arrivals
 from triage.database.house import record_decision
-from triage.database.jobs import NO_LEASE, OPEN_STATES, change, enqueue
+from triage.database.jobs import NO_LEASE, OPEN_STATES, change, enqueue, rank_of
 from triage.database.rows import lock_study, subject_generation
-from triage.database.tables import Instance, Series, Study
+from triage.database.tables import Embedding, Instance, ResultRow, Series, Study
 from triage.database.tables_house import JobRow
 from triage.database.worklist import refresh_study
 from triage.records import JobKind, JobState, ObjectState, Rank, Subject
@@ -16,6 +16,7 @@ from triage.rules.policies import Policies
 from triage.rules.ranks import urgency
 
 REASON = "requeued by a person"
+DRIFTED = "the model gave another known answer after this look"
 
 
 def requeue_study(
@@ -67,6 +68,16 @@ def requeue_study(
     return due
 
 
+def conflicts(connection: Connection, study_id: int) -> int:
+    """Return how many objects of a study have the UID of another and other pixels.
+
+    No further look settles them: they keep the study from being fully analysed.
+    """
+    i = Instance
+    held = select(func.count()).where(i.study_id == study_id, i.state == ObjectState.CONFLICT)
+    return connection.execute(held).scalar_one()
+
+
 def requeue_dead(connection: Connection, *, by: str, policies: Policies, now: datetime) -> int:
     """Try every dead letter again; returns how many jobs wait because of it.
 
@@ -96,6 +107,55 @@ def requeue_dead(connection: Connection, *, by: str, policies: Policies, now: da
         record_decision(
             connection, study_id=study_id, what="requeue_dead", by=by, detail={}, now=now
         )
+        refresh_study(connection, study_id, policies=policies, now=now)
+    return due
+
+
+def requeue_said_by(
+    connection: Connection,
+    bundle_digest: str,
+    *,
+    since: datetime,
+    policies: Policies,
+    now: datetime,
+) -> int:
+    """Look again at what a model has judged since then: it has been found to drift.
+
+    What it said stays until a sound model has spoken, as attention that is given; the study is
+    pending meanwhile. Embeddings made since then are forgotten. Returns the number of jobs.
+    """
+    lock_arrivals(connection)
+    r = ResultRow
+    said = connection.execute(
+        select(r.subject, r.subject_id, r.study_id, r.embedding_keys)
+        .join(Study, Study.id == r.study_id)
+        .where(
+            r.created_at >= since,
+            r.bundle_digest == bundle_digest,
+            r.current,
+            Study.images_expired_at.is_(None),
+        )
+        .order_by(r.study_id, r.id)
+    ).all()
+    due = 0
+    for row in said:
+        lock_study(connection, row.study_id)
+        connection.execute(
+            delete(Embedding).where(
+                Embedding.key.in_(row.embedding_keys), Embedding.created_at >= since
+            )
+        )
+        due += _requeue(
+            connection,
+            kind=JobKind.ANALYSE,
+            subject=Subject(row.subject),
+            subject_id=row.subject_id,
+            study_id=row.study_id,
+            rank=rank_of(connection, row.study_id),
+            now=now,
+            reason=DRIFTED,
+        )
+    for study_id in sorted({row.study_id for row in said}):
         refresh_study(connection, study_id, policies=policies, now=now)
     return due
 
@@ -130,6 +190,7 @@ def _requeue(
     study_id: int,
     rank: int,
     now: datetime,
+    reason: str = REASON,
 ) -> int:
     """Make one job due now: its last row again where it is of this generation, else a new one."""
     j = JobRow
@@ -165,5 +226,5 @@ def _requeue(
         return 0
     again = {"state": JobState.QUEUED, "due_at": now, "attempts": 0, "rank": rank}
     changes = again | {"finished_at": None, "error_kind": ""} | NO_LEASE
-    change(connection, last.id, JobState(last.state), changes, reason=REASON, now=now)
+    change(connection, last.id, JobState(last.state), changes, reason=reason, now=now)
     return 1

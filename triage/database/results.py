@@ -51,6 +51,7 @@ RETIRE = (
     )
     .values(current=False)
 )
+EXPIRED = select(Study.images_expired_at.is_not(None)).where(Study.id == bindparam("study_id"))
 TOO_OLD = select(Study.too_old).where(Study.id == bindparam("study_id"))
 LITTLE_ENDIAN = np.dtype("<f4")
 
@@ -114,9 +115,11 @@ def commit_analysis(
         written = [_result_values(job, result) | {"created_at": now} for result in results]
         insert_rows(connection, ResultRow, written)
         _keep_digests(connection, pixel_digests)
-        _keep_embeddings(connection, embeddings, now)
+        expired = _has_expired(connection, job.study_id)
+        if not expired:
+            _keep_embeddings(connection, embeddings, now)
         refresh_study(connection, job.study_id, policies=policies, now=now)
-        if caption_due:
+        if caption_due and not expired:
             enqueue(
                 connection,
                 kind=JobKind.CAPTION,
@@ -150,11 +153,14 @@ def commit_comparison(
 def commit_caption(db: Database, job: Job, caption: Caption) -> bool:
     """Write the words about a subject; nothing else changes.
 
-    False where a newer generation has come and the words were dropped. Raises StaleLease.
+    False where a newer generation has come, or the study's images have expired meanwhile, and the
+    words were dropped. Raises StaleLease.
     """
     with db.write() as connection:
         now = db.now(connection)
         if not finish(connection, job, now=now, reason="captioned"):
+            return False
+        if _has_expired(connection, job.study_id):
             return False
         _retire_caption(connection, job)
         insert_id(
@@ -251,6 +257,11 @@ def _result_values(job: Job, result: AnalysisResult) -> dict[str, Any]:
 def _retire_caption(connection: Connection, job: Job) -> None:
     of = {"of_subject": job.subject, "of_subject_id": job.subject_id}
     connection.execute(RETIRE, of)
+
+
+def _has_expired(connection: Connection, study_id: int) -> bool:
+    """Whether pixels, embeddings and words were deleted while the job was away."""
+    return bool(connection.execute(EXPIRED, {"study_id": study_id}).scalar_one())
 
 
 def _keep_digests(connection: Connection, pixel_digests: Mapping[int, str]) -> None:

@@ -90,12 +90,19 @@ def refresh_due(connection: Connection, *, policies: Policies, now: datetime) ->
 
 
 def acknowledge(
-    connection: Connection, study_id: int, *, by: str, policies: Policies, now: datetime
+    connection: Connection,
+    study_id: int,
+    *,
+    by: str,
+    policies: Policies,
+    now: datetime,
+    reason: str = "",
 ) -> None:
     """Take a study off the list: `by` has read it, at this generation and with these findings.
 
-    A person may read before the model has spoken or the last image has come: what comes later
-    puts the study back. Raises PermanentError where it was acknowledged already.
+    `reason` is what the person says to it, kept with the decision. A person may read before the
+    model has spoken or the last image has come: what comes later puts the study back. Raises
+    PermanentError where it was acknowledged already.
     """
     study = row_of(connection, Study, study_id)
     if study.acknowledged_at is not None:
@@ -115,6 +122,7 @@ def acknowledge(
         attention="",
     )
     detail = {"generation": study.generation, "flagged": flagged, "analysis": study.analysis}
+    detail |= {"reason": reason} if reason else {}
     record_decision(
         connection, study_id=study_id, what="acknowledge", by=by, detail=detail, now=now
     )
@@ -130,8 +138,9 @@ def set_priority(
     by: str,
     policies: Policies,
     now: datetime,
+    reason: str = "",
 ) -> None:
-    """Give a study the rank that a person decided; None withdraws the decision."""
+    """Give a study the rank that a person decided, and why; None withdraws the decision."""
     study = row_of(connection, Study, study_id)
     given = rank is not None
     flagged = flagged_names(study.findings)
@@ -146,6 +155,7 @@ def set_priority(
         person_priority_findings=flagged if given else None,
     )
     detail = {"from": study.person_priority, "to": rank, "generation": study.generation}
+    detail |= {"reason": reason} if reason else {}
     record_decision(connection, study_id=study_id, what="priority", by=by, detail=detail, now=now)
     refresh_study(connection, study_id, policies=policies, now=now)
 

@@ -51,9 +51,7 @@ _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 _PIXEL_DATA: Final = 0x7FE00010
-# An image without noise may shrink a thousandfold and is small; a large one shrinks a hundredfold.
-_ANY_RATIO_BYTES: Final = 64 << 20
-_HIGHEST_RATIO: Final = 200
+_FED_BYTES: Final = 1 << 16  # to zlib at once, which copies what it has not taken
 _PIECE_BYTES: Final = 1 << 20
 
 
@@ -68,10 +66,20 @@ class DecodeLimits:
     maximum_frames: int = 32768
     maximum_elements: int = 1_000_000
     maximum_depth: int = 32  # nested sequences
+    # Few bytes may become many up to a size that a process holds easily; what is larger shrinks
+    # by as much only if it is blank. Cine loops are compressed further, and held frame by frame.
+    any_ratio_mib: int = 24  # of a frame, or of a deflated data set
+    highest_ratio: int = 50
+    any_loop_ratio_mib: int = 64  # of all frames of one object
+    highest_loop_ratio: int = 200
 
-    def is_bomb(self, small: int, large: int) -> bool:
-        """Whether so many bytes may not become so many: beyond what any image is compressed."""
-        return large > _ANY_RATIO_BYTES and large > _HIGHEST_RATIO * small
+    def is_bomb(self, coded: int, decoded: int) -> bool:
+        """Whether a frame or data set of `coded` bytes may not become so many."""
+        return decoded > self.any_ratio_mib << 20 and decoded > self.highest_ratio * coded
+
+    def is_loop_bomb(self, coded: int, decoded: int) -> bool:
+        """The same of all frames of one object."""
+        return decoded > self.any_loop_ratio_mib << 20 and decoded > self.highest_loop_ratio * coded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,26 +176,33 @@ def _encoding(data: bytes, start: int, syntax: str) -> _Encoding:
 
 def _inflate(data: bytes, limits: DecodeLimits) -> bytes:
     """Inflate piece by piece, so that what is no longer within bounds is never held."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     result = bytearray()
-    view = memoryview(data)
+    for fed, piece in _inflated_pieces(memoryview(data)):
+        result += piece
+        if len(result) > limits.maximum_inflated_mib << 20:
+            limit = f"{limits.maximum_inflated_mib} MiB"
+            raise DecodeError(f"The deflated data set inflates beyond {limit}.")
+        if limits.is_bomb(fed, len(result)):
+            raise DecodeError("The deflated data set inflates further than any image.")
+    return bytes(result)
+
+
+def _inflated_pieces(data: memoryview) -> Iterator[tuple[int, bytes]]:
+    """Yield how much was taken of the deflated bytes so far and what came out of it."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    fed = 0
     try:
-        for start in range(0, len(view), _PIECE_BYTES):
-            rest: bytes | memoryview = view[start : start + _PIECE_BYTES]
-            while rest and not inflater.eof:
-                result += inflater.decompress(rest, _PIECE_BYTES)
-                rest = inflater.unconsumed_tail
-                if len(result) > limits.maximum_inflated_mib << 20:
-                    raise DecodeError(
-                        f"The deflated data set inflates beyond {limits.maximum_inflated_mib} MiB."
-                    )
-                if limits.is_bomb(start + _PIECE_BYTES - len(rest), len(result)):
-                    raise DecodeError("The deflated data set inflates beyond any image.")
-            if inflater.eof:
-                return bytes(result)
+        while not inflater.eof:
+            rest = inflater.unconsumed_tail
+            if not rest:
+                rest = bytes(data[fed : fed + _FED_BYTES])
+                fed += len(rest)
+            piece = inflater.decompress(rest, _PIECE_BYTES)
+            if not rest and not piece:
+                raise DecodeError("The deflated data set is cut short.")
+            yield fed - len(inflater.unconsumed_tail), piece
     except zlib.error:
         raise DecodeError("The deflated data set is damaged.") from None
-    raise DecodeError("The deflated data set is cut short.")
 
 
 # --- structure

@@ -135,9 +135,9 @@ def describe(ds: Dataset, limits: DecodeLimits) -> Layout:
         planar=integer(ds, "PlanarConfiguration", 0) == 1,
     )
     _check(layout)
-    size = layout.frames * layout.shape.size_bytes
-    if size > limits.maximum_decoded_mib << 20:
-        raise DecodeError(f"The image decodes to more than {limits.maximum_decoded_mib} MiB.")
+    _check_size(layout, limits)
+    if layout.syntax in ENCAPSULATED:
+        _check_ratio(ds, layout, limits)
     return layout
 
 
@@ -190,6 +190,30 @@ def _check(layout: Layout) -> None:
         raise DecodeError("Bits Stored does not fit Bits Allocated.")
     if not layout.bits_stored - 1 <= layout.high_bit < layout.bits_allocated:
         raise DecodeError("High Bit does not fit Bits Stored and Bits Allocated.")
+
+
+def _check_size(layout: Layout, limits: DecodeLimits) -> None:
+    frame = layout.shape.size_bytes
+    if layout.frames > limits.maximum_frames:
+        raise DecodeError(f"The image has more than {limits.maximum_frames} frames.")
+    if frame > limits.maximum_frame_mib << 20:
+        raise DecodeError(f"A frame decodes to more than {limits.maximum_frame_mib} MiB.")
+    if layout.frames * frame > limits.maximum_decoded_mib << 20:
+        raise DecodeError(f"The image decodes to more than {limits.maximum_decoded_mib} MiB.")
+
+
+def _check_ratio(ds: Dataset, layout: Layout, limits: DecodeLimits) -> None:
+    """Refuse an image that is far larger than what it is decoded from."""
+    try:
+        with quiet_pydicom():
+            value = ds[layout.keyword].value
+    except MALFORMED as error:
+        raise DecodeError("The pixel data cannot be read.") from error
+    coded = len(value) if isinstance(value, bytes) else 0
+    frame = layout.shape.size_bytes
+    whole = limits.is_loop_bomb(coded, layout.frames * frame)
+    if whole or limits.is_bomb(coded // layout.frames, frame):
+        raise DecodeError("The compressed pixel data decodes to more than any image holds.")
 
 
 # --- frames

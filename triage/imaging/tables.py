@@ -109,7 +109,7 @@ def _append_segment(words: NDArray[Any], position: int, result: list[int], count
     """Append one discrete or linear segment; returns where the next one starts."""
     opcode, length = int(words[position]), int(words[position + 1])
     body = position + 2
-    if opcode == 0:
+    if opcode == 0 and length:  # one that adds nothing could be repeated for ever
         result.extend(int(v) for v in words[body : body + length])
         return body + length
     if opcode == 1 and result and length:

@@ -57,7 +57,7 @@ from triage.ingest.files import (
     stamp_of,
 )
 from triage.ingest.intake import Intake
-from triage.ingest.mounts import MOUNTINFO, needs_polling
+from triage.ingest.mounts import FSTAB, MOUNTINFO, mount_point, needs_polling, text_of, unmounted
 from triage.ingest.stability import Candidate, Stamp, Tracker
 from triage.records import AlarmCode, Source
 from triage.store import MIB
@@ -104,12 +104,12 @@ class FolderWatcher:
         self._polled = self._roots
         self._new_directories = False
         self._told: dict[tuple[Path, str], str] = {}
+        self._mounts: dict[Path, Path] = {}  # of each root the innermost mount point seen
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="folder-reader")
 
     def start(self) -> None:
         """Begin to observe; the first `turn` scans everything."""
-        mountinfo = MOUNTINFO.read_text("utf-8", "replace") if MOUNTINFO.exists() else ""
-        polled = []
+        mountinfo, polled = text_of(MOUNTINFO), []
         for root in self._roots:
             if self._config.poll or needs_polling(root, mountinfo) or not self._observe(root):
                 polled.append(root)
@@ -188,8 +188,9 @@ class FolderWatcher:
 
     def _scan(self, now_s: float) -> None:
         """Look at every file of every folder and track those that were not read as they are."""
+        mountinfo, fstab = text_of(MOUNTINFO), text_of(FSTAB)
         for root in self._roots:
-            missing = "" if root.is_dir() else "is not there"
+            missing = self._missing(root, mountinfo, fstab)
             self._tell(root, AlarmCode.FOLDER_MISSING, missing, next_step=FIND_IT)
             unreadable: list[str] = []
             batch: list[tuple[Path, Stamp]] = []
@@ -205,6 +206,19 @@ class FolderWatcher:
         interval_s = min(self._config.stable_s, self._config.rescan_s)
         self._next_scan_s = now_s + (interval_s if again else self._config.rescan_s)
         self._last_scan_s, self._new_directories = now_s, False
+
+    def _missing(self, root: Path, mountinfo: str, fstab: str) -> str:
+        """Say what is wrong with a folder that is not there; empty where it is."""
+        if not root.is_dir():
+            return "is not there"
+        point = mount_point(root, mountinfo)
+        former = self._mounts.setdefault(root, point)
+        if len(point.parts) > len(former.parts):
+            self._mounts[root] = former = point
+            if root not in self._polled and needs_polling(root, mountinfo):
+                self._polled = (*self._polled, root)
+        lost = former if former != point else unmounted(root, mountinfo, fstab)
+        return f"lies on {path_text(lost)}, which is not mounted" if lost else ""
 
     def _track_unknown(self, found: Sequence[tuple[Path, Stamp]], now_s: float) -> None:
         for path, stamp in self._unknown(found):

@@ -38,6 +38,9 @@ _MOST_META_ELEMENTS: Final = 64
 _LONGEST_UID: Final = 64
 _DEFLATED_PIECE: Final = 65536
 LONGEST_META: Final = 65536  # bytes of a file that are searched for the end of its meta information
+# Images shrink a hundredfold at most, but for masks and blank ones, which are seldom large.
+ANY_RATIO_MIB: Final = 512
+HIGHEST_RATIO: Final = 200
 META_BYTES: Final = 512  # three UIDs of full length leave 8 of them for padding
 
 
@@ -90,37 +93,43 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 def inflated(data_set: DataSet, *, maximum_header_mib: int, maximum_inflated_mib: int) -> Inflated:
     """Return the data set as it can be walked; a deflated one is inflated as a stream, in bounds.
 
-    Only the first `maximum_header_mib` are held in memory, the rest is counted and let go.
+    Only the first `maximum_header_mib` are held in memory, the rest is counted and let go. A few
+    kilobytes can inflate to gigabytes, which takes seconds: beyond ANY_RATIO_MIB a data set may
+    not be larger than HIGHEST_RATIO times what it was inflated from.
     """
     if data_set.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Inflated(beginning=data_set.encoded, size=len(data_set.encoded))
     beginning = bytearray()
     size = 0
-    for piece in _inflated_pieces(data_set.encoded):
+    for fed, piece in _inflated_pieces(data_set.encoded):
         size += len(piece)
         if size > maximum_inflated_mib * MIB:
             raise ObjectUnparsable("the deflated data set inflates beyond the limit")
+        if size > ANY_RATIO_MIB * MIB and size > HIGHEST_RATIO * fed:
+            raise ObjectUnparsable("the deflated data set inflates further than any image")
         if len(beginning) < maximum_header_mib * MIB:
             beginning += piece
     return Inflated(beginning=beginning, size=size)
 
 
-def _inflated_pieces(encoded: Span) -> Iterator[bytes]:
-    """Yield what a deflated span holds, at most 1 MiB at a time.
+def _inflated_pieces(encoded: Span) -> Iterator[tuple[int, bytes]]:
+    """Yield how much was fed so far and what came out of it, at most 1 MiB at a time.
 
     It is fed in small pieces: what zlib has not consumed is copied with each call.
     """
     stream = zlib.decompressobj(-zlib.MAX_WBITS)  # PS3.5 A.5: deflate without zlib's frame
+    fed = 0
     try:
-        for fed in pieces(encoded, _DEFLATED_PIECE):
-            rest: Bytes = fed
+        for taken in pieces(encoded, _DEFLATED_PIECE):
+            rest: Bytes = taken
+            fed += len(taken)
             while rest and not stream.eof:
-                yield stream.decompress(rest, MIB)
+                yield fed, stream.decompress(rest, MIB)
                 rest = stream.unconsumed_tail
             if stream.eof:
                 return
         while piece := stream.decompress(b"", MIB):
-            yield piece
+            yield fed, piece
     except zlib.error as error:
         raise ObjectUnparsable("the deflated data set is damaged") from error
     if not stream.eof:

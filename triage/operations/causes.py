@@ -89,7 +89,7 @@ KINDS: dict[str, Kind] = {
     "role_fault": Kind(
         weight=Weight.FAILED,
         message="The role {role} takes nothing in at present: {reason}",
-        next_step="Mend the cause, then restart the daemon; senders try again by themselves.",
+        next_step="{step}",
     ),
     "role_starting": Kind(
         weight=Weight.DEGRADED,

@@ -18,14 +18,12 @@ from triage.database.revision import HEAD
 from triage.errors import RevisionError, TriageError
 from triage.operations import senders as senders_room
 from triage.operations.causes import Cause, Weight, cause
+from triage.operations.judging import MIB, causes_of, moment_of, store_causes
 
 SCHEMA_VERSION = 1
 EXIT_CODES = {"ok": 0, "degraded": 1, "failed": 2}
 EXIT_CANNOT_TELL = 3
-MIB = 1 << 20
 STUCK_AFTER_S = 60.0  # a role without a turn for longer is stuck, unless its turns may take longer
-LATE_AFTER_S = 300.0  # waiting time of a due analysis that is worth a person's look
-SPACE_WARNING = 1.5  # times the margin
 LISTED = 10  # newest dead letters and quarantined objects that are named one by one
 RELEASE = "Mend the cause, then `triage quarantine release {number}`, or `discard` it."
 
@@ -147,12 +145,7 @@ def assess(
     models = _models(roles)
     senders = senders_room.judged(facts["senders"], roles=roles, config=config, now=now)
     causes = [
-        *_store_causes(config, free_mib),
-        *_role_causes(config, roles),
-        *_worker_causes(roles),
-        *_model_causes(config, roles, models),
-        *_queue_causes(facts, now),
-        *_object_causes(facts),
+        *causes_of(facts, config=config, free_mib=free_mib, roles=roles, models=models, now=now),
         *senders_room.causes(senders, config),
     ]
     if config.demonstration:
@@ -187,102 +180,6 @@ def _worst(causes: Iterable[Cause]) -> str:
     return "degraded" if Weight.DEGRADED in weights else "ok"
 
 
-def _store_causes(config: Config, free_mib: int | None) -> Iterable[Cause]:
-    least_mib = config.store.minimum_free_mib
-    if free_mib is None:
-        yield cause("store_unreachable")
-    elif free_mib < least_mib:
-        yield cause("store_full", free_mib=free_mib, minimum_free_mib=least_mib)
-    elif free_mib < SPACE_WARNING * least_mib:
-        yield cause("store_space_low", free_mib=free_mib, minimum_free_mib=least_mib)
-
-
-def _role_causes(config: Config, roles: Sequence[Mapping[str, Any]]) -> Iterable[Cause]:
-    """A role may have several processes; it is down only when none of them turns."""
-    for name in expected_roles(config):
-        rows = [row for row in roles if row["role"] == name]
-        turning = [row for row in rows if row["state"] in ("running", "failed")]
-        if turning:
-            for fault in {row["detail"].get("fault") for row in turning} - {None, ""}:
-                yield cause("role_fault", role=name, reason=fault)
-        elif any(row["state"] == "starting" for row in rows):
-            yield cause("role_starting", role=name)
-        elif rows:
-            silent = senders_room.in_words(min(row["silent_s"] for row in rows))
-            yield cause("role_stuck", role=name, silent=silent)
-        else:
-            yield cause("role_not_running", role=name)
-    if config.metrics.enabled:
-        served = [row["detail"].get("metrics", {}) for row in roles if row["role"] == "schedule"]
-        for fault in {each.get("fault") for each in served} - {None, ""}:
-            host, port = config.metrics.host, config.metrics.port
-            yield cause("metrics_unavailable", host=host, port=port, reason=fault)
-
-
-def _worker_causes(roles: Sequence[Mapping[str, Any]]) -> Iterable[Cause]:
-    """Count the workers of each host against the slots that they tell: one for each device.
-
-    A host without any is `role_not_running`, one whose workers tell no slots cannot be judged.
-    """
-    workers = [row for row in roles if row["role"] == "analyse" and row["state"] != "stuck"]
-    for host in sorted({row["host"] for row in workers}):
-        here = [row for row in workers if row["host"] == host]
-        slots = max(row["detail"].get("slots", 0) for row in here)
-        if len(here) < slots:
-            yield cause("worker_missing", host=host, slots=slots, missing=slots - len(here))
-
-
-def expected_roles(config: Config) -> list[str]:
-    """Return the roles that this configuration asks for."""
-    expected = ["receive"] if config.receiver.enabled else []
-    if config.folders.watch:
-        expected.append("watch")
-    return [*expected, "schedule", "analyse"]
-
-
-def _model_causes(
-    config: Config, roles: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
-) -> Iterable[Cause]:
-    if not config.models and not config.demonstration:
-        yield cause("no_model")
-        return
-    for model in models:
-        if not model["served"]:
-            yield cause(
-                "model_not_served",
-                model=model["name"],
-                reason=model["reason"],
-                hint=model["hint"],
-            )
-    serving = [model for model in models if model["mode"] == "serve"]
-    if serving and not any(model["served"] for model in serving):
-        yield cause("no_model_served")
-
-
-def _queue_causes(facts: Mapping[str, Any], now: datetime) -> Iterable[Cause]:
-    due_at = _time(facts["queue"].get("oldest_due_at"))
-    if due_at is not None and (waiting_s := (now - due_at).total_seconds()) > LATE_AFTER_S:
-        yield cause("queue_late", waiting=senders_room.in_words(waiting_s))
-    if dead := facts["queue"].get("dead", 0):
-        yield cause("dead_letters", count=dead)
-
-
-def _object_causes(facts: Mapping[str, Any]) -> Iterable[Cause]:
-    if held := facts["receive"].get("quarantine_held", 0):
-        yield cause("quarantine", count=held)
-    for alarm in facts["alarms"]:
-        yield cause(
-            "alarm",
-            alarm=alarm["code"],
-            message=alarm["message"],
-            next_step=alarm["next_step"],
-        )
-    kept = facts["studies"].get("expired_unread") or {}
-    if kept.get("count"):
-        size_mib = kept.get("size_bytes", 0) // MIB
-        yield cause("expired_unread", count=kept["count"], size_mib=size_mib)
-
-
 # --- sections
 
 
@@ -315,7 +212,7 @@ def _gone(row: Mapping[str, Any]) -> bool:
 
 def _role(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     detail = dict(row["detail"] or {})
-    last_turn_at = _time(row["last_turn_at"]) or now
+    last_turn_at = moment_of(row["last_turn_at"]) or now
     silent_s = max(0.0, (now - last_turn_at).total_seconds())
     stuck = is_stuck(silent_s, float(detail.pop("stuck_after_s", STUCK_AFTER_S)))
     return {
@@ -362,7 +259,7 @@ def _unknown(
     *,
     known: bool = False,
 ) -> Health:
-    causes = (odd, *_store_causes(config, free_mib))
+    causes = (odd, *store_causes(config, free_mib))
     return Health(
         health="failed",
         causes=causes,
@@ -380,12 +277,6 @@ def _unknown(
         at=now or datetime.now(UTC),
         known=known,
     )
-
-
-def _time(value: Any) -> datetime | None:
-    if value is None or isinstance(value, datetime):
-        return value
-    return datetime.fromisoformat(str(value))
 
 
 def _plain(value: Any) -> Any:

@@ -279,6 +279,17 @@ def _latencies(health: Health) -> Iterator[Metric]:
                 for key, quantile in QUANTILES.items()
             ),
         )
+    read = health.latency.get("arrival_to_read", {})
+    yield from _family(
+        "arrival_to_read_seconds",
+        "First image of a study to its acknowledgement, of studies that came within 24 hours.",
+        ("flag", "quantile"),
+        (
+            ((flag, quantile), figures[key])
+            for flag, figures in read.items()
+            for key, quantile in QUANTILES.items()
+        ),
+    )
 
 
 def _places(health: Health) -> Iterator[Metric]:

@@ -144,6 +144,10 @@ class DoorsPart:
             beat.stopped()
         self._token.close()
 
+    def _fault(self) -> dict[str, Any]:
+        """Why nothing is taken in; a failed sync lasts until the daemon is started again."""
+        return {"fault": self._intake.fault, "fault_lasts": bool(self._store.fault)}
+
     def _open_receiver(self, config: Config) -> "StorageReceiver":
         from triage.ingest.storage_scp import StorageReceiver
         from triage.operations.audit_rejections import Rejections
@@ -158,7 +162,7 @@ class DoorsPart:
             detail=lambda: {
                 "port": receiver.port,
                 "associations": receiver.associations,
-                "fault": self._intake.fault,
+                **self._fault(),
                 **self._token.detail(),
             },
         )
@@ -192,7 +196,7 @@ class DoorsPart:
             stuck_after_s=SCAN_STUCK_S,
             detail=lambda: {
                 "folders": folders,
-                "fault": self._intake.fault,
+                **self._fault(),
                 **self._token.detail(),
             },
         )
@@ -206,11 +210,13 @@ class DoorsPart:
 
     def _reconcile(self) -> None:
         from triage.operations.reconcile import reconcile
+        from triage.operations.scrub import scrub
 
         try:
             reconcile(self._db, self._store, self._intake, stop=self._stop)
         except TransientError as error:
             log.warning("reconciliation_postponed", reason=str(error), next_step=error.hint)
+        scrub(self._db, self._store, stop=self._stop)
 
 
 class SchedulePart:
@@ -352,7 +358,8 @@ class AnalysePart:
             self._config.inference.decode_processes, timeout_s=self._config.worker.deadline_s
         )
         with pool:
-            roster = Roster(open_models(self._config, slot=slot.number))
+            models = open_models(self._config, slot=slot.number)
+            roster = Roster(models, recheck_s=self._config.worker.known_answer_s)
             self._roster = roster
             worker = AnalysisWorker(
                 self._db,

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 NOTE = "reconciled-to"  # in the store: the last file that was looked at
+LOCK = "reconcile.lock"
 TURN_S = 0.5  # how often the lock of another process is tried
 SHOWN = 5  # digests that an alarm names
 UNRECORDED = "kept aside without a record, as a crash leaves it"
@@ -67,7 +68,7 @@ def reconcile(
     away; the next start goes on.
     """
     try:
-        with _turn(store, stop):
+        with turn(store, stop, LOCK):
             return _reconcile(db, store, intake, stop=stop, pause_s=pause_s, recheck_s=recheck_s)
     except OSError as error:  # also of the note: a full disk must not end the daemon
         raise StoreError(f"the store cannot be gone through ({error.strerror})") from error
@@ -84,7 +85,7 @@ def _reconcile(
 ) -> Reconciliation:
     leftovers = store.sweep_leftovers()
     taken_in, strange = 0, list[str]()
-    for batch in _batches(_circle(store)):
+    for batch in _batches(circle(store, NOTE)):
         orphans = _without_row(db, batch)
         if orphans and not stop.wait(recheck_s):
             for relative in _without_row(db, orphans):
@@ -103,11 +104,11 @@ def _reconcile(
 
 
 @contextmanager
-def _turn(store: Store, stop: threading.Event) -> Iterator[None]:
-    """Wait until no other process of this store reconciles, or until told to stop."""
+def turn(store: Store, stop: threading.Event, name: str) -> Iterator[None]:
+    """Wait until no other process has the lock `name` of this store, or until told to stop."""
     try:
         (store.root / "locks").mkdir(mode=0o700, exist_ok=True)
-        path = store.root / "locks" / "reconcile.lock"
+        path = store.root / "locks" / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreError(f"the store refuses a lock file ({error.strerror})") from error
@@ -124,11 +125,11 @@ def _turn(store: Store, stop: threading.Event) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _circle(store: Store) -> Iterator[str]:
-    """Yield every stored object, beginning after the one that was noted last."""
+def circle(store: Store, name: str) -> Iterator[str]:
+    """Yield every stored object, beginning after the one in the note `name`."""
     note = ""
     with suppress(FileNotFoundError, UnicodeDecodeError):
-        note = (store.root / NOTE).read_text("ascii")
+        note = (store.root / name).read_text("ascii")
     before = takewhile(lambda relative: relative <= note, store.object_paths())
     return chain(store.object_paths(after=note), before)
 

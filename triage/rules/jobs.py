@@ -16,7 +16,7 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
         JobState.QUEUED: frozenset(
             {
                 JobState.LEASED,  # claimed
-                JobState.SUPERSEDED,  # a newer generation came first
+                JobState.SUPERSEDED,  # a newer generation came first, or captions were switched off
             }
         ),
         JobState.LEASED: frozenset(
@@ -28,7 +28,8 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
                 JobState.SUPERSEDED,  # a newer generation came meanwhile
             }
         ),
-        JobState.DONE: frozenset({JobState.QUEUED}),  # a person asks again
+        # A person asks again, or the model was found to drift.
+        JobState.DONE: frozenset({JobState.QUEUED}),
         JobState.DEAD: frozenset(
             {
                 JobState.QUEUED,  # a person asks again

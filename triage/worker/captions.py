@@ -54,9 +54,13 @@ class CaptionDesk:
         self._keeper = keeper
         self._policies = policies
         self._settings = settings
+        self._retired = False
 
     def turn(self, models: Sequence[LoadedModel]) -> bool:
         """Write one batch of captions; False where none waits. Raises DeviceFault."""
+        if self._settings.caption_when == "never":
+            self._retire()
+            return False
         writers = [model for model in models if model.describe is not None]
         if not writers:
             return False
@@ -85,6 +89,14 @@ class CaptionDesk:
             for job, _ in left:
                 self._end(job, BundleError("the model that looked at this image writes no more"))
         return bool(jobs)
+
+    def _retire(self) -> None:
+        """End, once, what waits from the days when captions were switched on."""
+        if not self._retired:
+            ended = queue.retire_captions(self._db, reason="captions are switched off")
+            self._retired = True
+            if ended:
+                log.info("captions_retired", jobs=ended)
 
     def _look_again(self, job: Job, models: Sequence[LoadedModel]) -> Remembered:
         """Find the writer once more where it is no longer remembered. Raises TriageError.

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import structlog
 
 from triage.database import queue, results
 from triage.database.connection import Database
-from triage.errors import DatabaseUnavailable, DeviceFault, TriageError
+from triage.database.requeue import requeue_said_by
+from triage.errors import DatabaseUnavailable, DecodeError, DeviceFault, TriageError
 from triage.imaging.decode_pool import DecodedSubject, DecodePool, DecodeTask
 from triage.records import Job, JobKind, SubjectContents
 from triage.rules.policies import Policies
@@ -31,13 +33,14 @@ from triage.worker.looking import Question, keys_of, look
 from triage.worker.memory import Memory
 from triage.worker.outcomes import fail
 from triage.worker.planning import Plan, plan_look
-from triage.worker.roster import Roster
+from triage.worker.roster import Fallen, Roster
 from triage.worker.settings import WorkerSettings
 from triage.worker.stopwatch import Stopwatch, started
 
 log = structlog.get_logger(__name__)
 
 LAPSED_EVERY_S = 1.0  # how often an idle worker looks for jobs whose lease has ended
+UNSERVED_S = 600.0  # until an image is tried again whose model is not served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,7 @@ class AnalysisWorker:
         settings: WorkerSettings,
         stop: threading.Event,
         turned: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._store = store
@@ -82,6 +86,8 @@ class AnalysisWorker:
         self._turned = turned
         self._in_flight: list[InFlight] = []
         self._claimed_s = -LAPSED_EVERY_S
+        self._fallen: list[Fallen] = []
+        self._monotonic = monotonic
         self._keeper = LeaseKeeper(db, settings)
         memory = Memory()
         self._finisher = Finisher(db, memory=memory, policies=policies, settings=settings)
@@ -112,7 +118,11 @@ class AnalysisWorker:
     def turn(self) -> bool:
         """Do one round; False where there was nothing to do."""
         self._keeper.turned()
-        self._roster.recheck_if_due()
+        if fallen := self._roster.recheck_if_due():
+            # What was planned with a model that has fallen out must not be told by it.
+            self.give_back()
+            self._fallen += fallen
+        self._distrust()
         due = self._roster.may_claim and self._may_be_due()
         if not self._in_flight and not due:
             return False
@@ -127,11 +137,30 @@ class AnalysisWorker:
         """Hand back what is in flight, as if it had never been claimed."""
         jobs = [each.job for each in self._in_flight]
         self._in_flight = []
+        for job in jobs:
+            self._keeper.drop(job)
         if jobs:
             try:
-                queue.release(self._db, jobs, reason="worker stopped")
+                queue.release(self._db, jobs, reason="handed back by its worker")
             except DatabaseUnavailable as error:
                 log.warning("jobs_left_to_expire", jobs=len(jobs), reason=str(error))
+
+    def _distrust(self) -> None:
+        """Have looked at again what a model said between its last sound answer and its fall."""
+        while self._fallen:
+            fallen = self._fallen[0]
+            unsound_s = self._monotonic() - fallen.sound_s
+            with self._db.write() as connection:
+                now = self._db.now(connection)
+                jobs = requeue_said_by(
+                    connection,
+                    fallen.bundle_digest,
+                    since=now - timedelta(seconds=unsound_s),
+                    policies=self._policies,
+                    now=now,
+                )
+            del self._fallen[0]
+            log.error("results_distrusted", jobs=jobs, bundle_digest=fallen.bundle_digest)
 
     def _safe_turn(self) -> bool:
         try:
@@ -183,6 +212,9 @@ class AnalysisWorker:
                 plan = Plan(instances=(*contents.instances, contents.contested))
             else:
                 plan = plan_look(contents, self._roster.models, self._policies.eligibility)
+            if plan.waits:
+                self._postpone(job)
+                return
             decoding = None
             if contents.contested is not None or plan.looking:
                 paths = tuple(self._store.resolve(each.path) for each in plan.instances)
@@ -194,6 +226,11 @@ class AnalysisWorker:
         self._in_flight.append(
             InFlight(job=job, contents=contents, plan=plan, decoding=decoding, watch=watch)
         )
+
+    def _postpone(self, job: Job) -> None:
+        self._keeper.drop(job)
+        reason = "the model that is meant for this image is not served"
+        queue.release(self._db, [job], reason=reason, delay_s=UNSERVED_S)
 
     # --- finish
 
@@ -251,6 +288,10 @@ class AnalysisWorker:
             if not self._finisher.undecodable(each.job, each.plan, error):
                 self._failed(each.job, error)
             self._keeper.drop(each.job)
+            return None
+        if not decoded.facts.finite:
+            # Rendered as if they were dark: a look at the rest would read as one at all.
+            self._failed(each.job, DecodeError("The pixels hold values that are not finite."))
             return None
         if self._finisher.unsuitable(each.job, each.plan, decoded):
             self._keeper.drop(each.job)

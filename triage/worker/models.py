@@ -70,3 +70,4 @@ class LoadedModel:
     classify: Classify | None  # None: bundle without a head
     check: Callable[[], None]
     describe: Describe | None = None
+    served: bool = True  # False: it answers every question with its error

@@ -49,6 +49,15 @@ class Plan:
         return replace(self, looking=looking, answers=(*self.answers, *answers))
 
     @property
+    def waits(self) -> bool:
+        """Whether models are meant for this subject and none of them may serve at present.
+
+        What is not looked at for want of a model waits; it is neither negative nor failed.
+        """
+        meant = [model for model in self.looking if model.mode is Mode.SERVE]
+        return bool(meant) and not any(model.served for model in meant)
+
+    @property
     def specs(self) -> tuple[ViewSpec, ...]:
         """The renderings to make, each once."""
         return tuple(dict.fromkeys(model.view_spec for model in self.looking))

@@ -1,8 +1,9 @@
 """The models of this process and whether each may serve.
 
 A model that does not hold its known answer stays on the list but answers every question with its
-error, so that an image it was meant for counts as failed and never as looked at. When no model is
-left that may serve, nothing is claimed and the studies wait (DESIGN section 3.10).
+error, so that an image it was meant for counts as failed and never as looked at. Where no other
+model would look at the image, it waits; when no model is left that may serve, nothing is claimed
+(DESIGN section 3.10).
 """
 
 import time
@@ -18,27 +19,42 @@ from triage.worker.models import Encoded, LoadedModel, View
 
 log = structlog.get_logger(__name__)
 
-RECHECK_S = 600.0  # known answers are asked again this often
-SOON_S = 30.0  # and after an error, but not more often than this
+RECHECK_S = 45.0  # known answers are asked again this often
+SOON_S = 10.0  # and after an error, but not more often than this
+CHECK_SHARE = 0.1  # of the worker's time that known answers may take on slow hardware
 
 
 @dataclass(kw_only=True)
 class Entry:
     model: LoadedModel
     fault: TriageError | None = None
+    sound_s: float = 0.0  # monotonic time at which it was last asked and gave its known answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallen:
+    """A model that served and gave another answer; what it said since then is in doubt."""
+
+    bundle_digest: str
+    sound_s: float  # monotonic time of its last sound answer
 
 
 class Roster:
     """Holds the loaded models; known answers are asked at the start, after errors, in between."""
 
     def __init__(
-        self, models: Sequence[LoadedModel], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        models: Sequence[LoadedModel],
+        *,
+        recheck_s: float = RECHECK_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._monotonic = monotonic
+        self._recheck_s = recheck_s
         self._entries = [Entry(model=model) for model in models]
-        self._checked_s = monotonic()
         self._soon = False
         self._check()
+        self._took_s = 0.0  # the first one also warmed the device up
 
     @property
     def models(self) -> tuple[LoadedModel, ...]:
@@ -58,10 +74,22 @@ class Roster:
         """Ask for the known answers once more, after an error of a model."""
         self._soon = True
 
-    def recheck_if_due(self) -> None:
+    def recheck_if_due(self) -> list[Fallen]:
+        """Ask once the time has come; returns the models that fell out of service by it.
+
+        It comes often enough that a model that drifts is out of service within a minute.
+        """
         since_s = self._monotonic() - self._checked_s
-        if since_s >= RECHECK_S or (self._soon and since_s >= SOON_S):
-            self._check()
+        pause_s = max(self._recheck_s, self._took_s / CHECK_SHARE)
+        if since_s < pause_s and not (self._soon and since_s >= min(SOON_S, pause_s)):
+            return []
+        served = [entry for entry in self._entries if entry.fault is None]
+        self._check()
+        return [
+            Fallen(bundle_digest=entry.model.identity.digest, sound_s=entry.sound_s)
+            for entry in served
+            if isinstance(entry.fault, BundleError)  # trouble that passes casts no doubt
+        ]
 
     def detail(self) -> list[dict[str, Any]]:
         """Return what status tells of each model."""
@@ -82,20 +110,25 @@ class Roster:
 
     def _check(self) -> None:
         self._soon = False
-        self._checked_s = self._monotonic()
+        begun_s = self._monotonic()
         for entry in self._entries:
             fault: TriageError | None = None
+            asked_s = self._monotonic()
             try:
                 entry.model.check()
             except DeviceFault:
                 raise
             except TriageError as error:
                 fault = error
+            else:
+                entry.sound_s = asked_s
             if fault is not None and entry.fault is None:
                 log.error("model_not_served", model=entry.model.identity.name, reason=str(fault))
             elif fault is None and entry.fault is not None:
                 log.info("model_served_again", model=entry.model.identity.name)
             entry.fault = fault
+        self._checked_s = self._monotonic()
+        self._took_s = self._checked_s - begun_s
 
 
 def barred(model: LoadedModel, fault: TriageError) -> LoadedModel:
@@ -106,4 +139,4 @@ def barred(model: LoadedModel, fault: TriageError) -> LoadedModel:
 
     # A kept embedding must not speak for it either.
     scope = f"{model.cache_scope}|barred"
-    return replace(model, encode=refuse, describe=None, cache_scope=scope)
+    return replace(model, encode=refuse, describe=None, cache_scope=scope, served=False)

@@ -1,0 +1,148 @@
+"""What must hold after any number of kills, asked of the database and the store from outside."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select, text
+
+from tests.faults.killing import Sent, body_digest
+from triage.database.connection import Database
+from triage.database.tables import Instance, ObjectEvent, ResultRow, Study
+from triage.database.tables_house import JobEvent, JobRow
+from triage.records import Analysis, JobKind, JobState, StudyState
+
+AGAIN = "trial_embedded_again"
+# An embedding that is offered under a key that is there was computed a second time.
+WATCH = {
+    "sqlite": (
+        f"CREATE TABLE {AGAIN} (key TEXT)",
+        f"CREATE TRIGGER {AGAIN}_note BEFORE INSERT ON embeddings"
+        " WHEN EXISTS (SELECT 1 FROM embeddings WHERE key = NEW.key)"
+        f" BEGIN INSERT INTO {AGAIN} VALUES (NEW.key); END",
+    ),
+    "postgresql": (
+        f"CREATE TABLE {AGAIN} (key TEXT)",
+        f"CREATE FUNCTION {AGAIN}_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF EXISTS (SELECT 1 FROM embeddings WHERE key = NEW.key)"
+        f" THEN INSERT INTO {AGAIN} VALUES (NEW.key); END IF; RETURN NEW; END $$",
+        f"CREATE TRIGGER {AGAIN}_note BEFORE INSERT ON embeddings"
+        f" FOR EACH ROW EXECUTE FUNCTION {AGAIN}_note()",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Counts of broken promises; all 0 is what must be."""
+
+    missing: int = 0  # answered 0x0000, without a row or a file
+    altered: int = 0  # held with another data set than was sent
+    doubled: int = 0  # more than one row
+    undisposed: int = 0  # studies that still wait, objects without an event
+    stuck: int = 0  # jobs that neither ended nor can
+    finished_twice: int = 0  # jobs with two ends
+    two_results: int = 0  # subjects with two results of one bundle and generation
+    computed_again: int = 0  # embeddings that were there
+    leftovers: int = 0  # half-written files
+
+    @property
+    def losses(self) -> int:
+        return sum(asdict(self).values())
+
+    def __str__(self) -> str:
+        broken = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in broken.items()) or "none"
+
+
+def watch_embeddings(db: Database) -> None:
+    """Have the database of a trial count embeddings that are offered twice."""
+    with db.write() as connection:
+        for statement in WATCH[connection.dialect.name]:
+            connection.exec_driver_sql(statement)
+
+
+def is_settled(db: Database) -> bool:
+    """Whether no study waits for anything and no analysis is queued or running."""
+    with db.read() as connection:
+        return not _stuck(connection) and not _waiting(connection)
+
+
+def leased_to(db: Database, pid: int) -> int:
+    """How many analyses the worker with this process ID has in hand."""
+    with db.read() as connection:
+        owned = JobRow.owner.endswith(f":{pid}")
+        return count(connection, JobRow.id, JobRow.state == JobState.LEASED, owned)
+
+
+def dead_letters(db: Database) -> int:
+    with db.read() as connection:
+        return count(connection, JobRow.id, JobRow.state == JobState.DEAD)
+
+
+def studies_by_analysis(db: Database) -> dict[str, int]:
+    """Return how many studies ended analysed, not eligible, failed."""
+    with db.read() as connection:
+        counted = select(Study.analysis, func.count().label("studies")).group_by(Study.analysis)
+        return {row.analysis: row.studies for row in connection.execute(counted)}
+
+
+def examine(
+    db: Database, store: Path, sent: Iterable[Sent], answered: Collection[str], *, watched: bool
+) -> Findings:
+    """Compare what was answered with what is there, once all is settled."""
+    wanted = {each.uid: each for each in sent if each.uid in answered}
+    with db.read() as connection:
+        rows = connection.execute(select(Instance.sop_instance_uid, Instance.path)).all()
+        events = {uid for (uid,) in connection.execute(select(ObjectEvent.sop_instance_uid))}
+        held = {row.sop_instance_uid: store / row.path for row in rows}
+        missing = [uid for uid in wanted if uid not in held or not held[uid].is_file()]
+        rows_of = Counter(row.sop_instance_uid for row in rows)
+        return Findings(
+            missing=len(missing),
+            altered=sum(
+                1 for uid in wanted.keys() - set(missing)
+                if body_digest(held[uid].read_bytes()) != wanted[uid].body
+            ),
+            doubled=sum(1 for count in rows_of.values() if count > 1),
+            undisposed=_waiting(connection) + len(wanted.keys() - events),
+            stuck=_stuck(connection),
+            finished_twice=_groups(
+                connection, select(JobEvent.job_id)
+                .where(JobEvent.to_state == JobState.DONE).group_by(JobEvent.job_id)
+            ),
+            two_results=_groups(
+                connection, select(ResultRow.subject_id).group_by(
+                    ResultRow.subject, ResultRow.subject_id, ResultRow.generation,
+                    ResultRow.bundle_digest, ResultRow.mode,
+                )
+            ),
+            computed_again=(
+                connection.execute(text(f"SELECT count(*) FROM {AGAIN}")).scalar_one()
+                if watched else 0
+            ),
+            leftovers=sum(1 for path in (store / "incoming").rglob("*.part") if path.is_file()),
+        )  # fmt: skip
+
+
+def _stuck(connection: Connection) -> int:
+    open_states = (JobState.QUEUED, JobState.LEASED)
+    return count(
+        connection, JobRow.id, JobRow.kind == JobKind.ANALYSE, JobRow.state.in_(open_states)
+    )
+
+
+def _waiting(connection: Connection) -> int:
+    arriving, pending = Study.state == StudyState.ARRIVING, Study.analysis == Analysis.PENDING
+    return count(connection, Study.id, arriving | pending)
+
+
+def count(connection: Connection, column: object, *conditions: object) -> int:
+    return int(connection.execute(select(func.count(column)).where(*conditions)).scalar_one())  # type: ignore[arg-type]
+
+
+def _groups(connection: Connection, grouped: object) -> int:
+    """How many groups have more than one row."""
+    many = grouped.having(func.count() > 1).subquery()  # type: ignore[attr-defined]
+    return int(connection.execute(select(func.count()).select_from(many)).scalar_one())

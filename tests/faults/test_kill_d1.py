@@ -1,0 +1,147 @@
+"""The whole daemon killed while several senders store: what was answered is there, once."""
+
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.assurance import Evidence, requirement
+from tests.benchmarks.measuring import LeftOut, postgres
+from tests.faults import kill_checks, peers
+from tests.faults.killing import (
+    Daemon,
+    Receiver,
+    Senders,
+    Sent,
+    descendants,
+    finish,
+    storm,
+    write_objects,
+)
+from tests.flows.program import until
+from triage.database.connection import Database, migrate, open_database
+
+pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+SEED = 20
+FULL, SHORT, BESIDE = (200, 10_000), (8, 240), (40, 2_000)  # kills, objects
+SETTLE_S = 900.0
+
+
+@pytest.fixture
+def db(durable_url: str) -> Iterator[Database]:
+    opened = open_database(durable_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path, long: bool) -> Iterator[str]:
+    """An empty, migrated database that syncs what it commits; PostgreSQL in the long form."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path / 'triage.sqlite'}"
+        elif not long:
+            pytest.skip("PostgreSQL is tried in the long form")
+        else:
+            try:
+                url = stack.enter_context(postgres(tmp_path))
+            except LeftOut as missing:
+                pytest.skip(str(missing))
+        migrate(url)
+        yield url
+
+
+@requirement("D1", bound="200 kills of the daemon, 10,000 stores, no loss")
+def test_d1_what_was_answered_survives_the_daemons_death_at_any_moment(
+    durable_url: str, db: Database, tmp_path: Path, evidence: Evidence, long: bool
+) -> None:
+    kills, count = FULL if long else SHORT
+    daemon = Daemon(tmp_path, durable_url, demonstration=long)
+    sent = write_objects(tmp_path / "sent", count)
+    if long:
+        kill_checks.watch_embeddings(db)
+    try:
+        with Senders(sent, daemon.port, seed=SEED) as senders:
+            storm(
+                daemon,
+                senders,
+                kills=kills,
+                draw=random.Random(SEED),
+                longest_s=1.2,
+                at_work=partial(worker_at_work, daemon) if long else None,
+                at_work_every=20,
+            )
+            daemon.start()
+            finish(daemon, senders, patience_s=SETTLE_S)
+        until(lambda: kill_checks.is_settled(db), patience_s=SETTLE_S)
+        until(lambda: not list((tmp_path / "store" / "incoming").rglob("*.part")), patience_s=60)
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+    found = kill_checks.examine(db, tmp_path / "store", sent, senders.answered.keys(), watched=long)
+    evidence.record(
+        trials=kills,
+        losses=found.losses,
+        worst=f"broken: {found}; {senders.stores:,} stores answered 0x0000,"
+        f" {kill_checks.dead_letters(db)} dead letters; studies by outcome"
+        f" {kill_checks.studies_by_analysis(db)}",
+    )
+    assert found == kill_checks.Findings()
+    assert len(senders.answered) == count
+
+
+@requirement("D1", bound="the same of other receivers, beside ours")
+@pytest.mark.skipif(not peers.installed(), reason="no other receiver is installed")
+def test_d1_beside_other_receivers(tmp_path: Path, evidence: Evidence, long: bool) -> None:
+    if not long:
+        pytest.skip("other receivers are tried in the long form")
+    kills, count = BESIDE
+    sent = write_objects(tmp_path / "sent", count, radiographs_every=0)
+    told = {}
+    for kind in peers.installed():
+        peer = kind(tmp_path / kind.program)
+        answered = _answered_in_a_storm(peer, sent, kills)
+        peer.start()
+        try:
+            held = peer.held()
+        finally:
+            peer.kill()
+        lost = sum(1 for each in sent if each.uid in answered and held.get(each.uid) != each.pixels)
+        told[kind.name()] = f"{kills} kills: {lost} of {len(answered):,} answered objects lost"
+    daemon = Daemon(tmp_path, f"sqlite:///{tmp_path / 'triage.sqlite'}")
+    migrate(daemon.program.url)
+    answered = _answered_in_a_storm(daemon, sent, kills)
+    db = open_database(daemon.program.url)
+    found = kill_checks.examine(db, tmp_path / "store", sent, answered, watched=False)
+    db.dispose()
+    losses = found.missing + found.altered + found.doubled
+    evidence.record(trials=kills, losses=losses, worst=f"{len(answered):,} answered", peers=told)
+    assert losses == 0
+
+
+def _answered_in_a_storm(receiver: Receiver, sent: Sequence[Sent], kills: int) -> set[str]:
+    try:
+        with Senders(sent, receiver.port, seed=SEED) as senders:
+            storm(receiver, senders, kills=kills, draw=random.Random(SEED), longest_s=1.0)
+            return set(senders.answered)
+    finally:
+        receiver.kill()
+
+
+def worker_at_work(daemon: Daemon) -> None:
+    """Wait until the worker of this life serves; rows of killed ones stay for a while."""
+    process = daemon.program.process
+    assert process is not None
+
+    def serves() -> bool:
+        mine = descendants(process.pid)
+        return any(
+            row["role"] == "analyse" and row["state"] == "running" and row["pid"] in mine
+            for row in daemon.program.status()["roles"]
+        )
+
+    until(serves)
