@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo test run bench fuzz pocket sbom clean setup
+.PHONY: demo test run bench faults fuzz pocket sbom clean setup
 
 demo: $(READY)
 	$(BIN)/triage demo
@@ -17,7 +17,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not long_only'
 
 run: $(READY)
 	$(BIN)/triage --config triage.toml migrate
@@ -28,6 +28,9 @@ fuzz: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks --write
+
+faults: $(READY)
+	$(BIN)/python -m tests.assurance
 
 sbom: $(READY)
 	@mkdir -p dist

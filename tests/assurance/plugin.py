@@ -81,6 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(code, bound): the test is a trial of it")
+    config.addinivalue_line("markers", "long_only: too slow for `make test`, run by `make faults`")
     directory = config.getoption("--evidence")
     if directory and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Writer(Path(directory), long=config.getoption("--long")))

@@ -1,7 +1,8 @@
 """Intake beside a million instances against intake into an empty database.
 
-Objects are recorded as the receiver does it: threads hand them to the one writer, which commits
-groups. No file is written and no network is read, so that the database's share alone is seen.
+Objects are held as the receiver does it: threads write and sync a file each and hand it to the one
+writer, which renames, syncs directories and commits groups. Beside that, rows alone, without any
+file: the database's own share, which a sender never sees by itself. No network is read.
 """
 
 import threading
@@ -23,7 +24,8 @@ from triage.store import Store, open_store
 TITLE = "Intake beside a million instances"
 INSTANCES = 1_000_000
 STUDIES = 100_000
-OBJECTS = 2_000  # of one run
+OBJECTS = 2_000  # of one run of rows alone
+SIZES = {"CT": (800, 512 * 1024), "DX": (60, 10 * 1024 * 1024)}  # files: objects of a run, bytes
 SENDERS = 4
 KEPT = 0.9  # of the rate of an empty database
 
@@ -47,22 +49,33 @@ def measure(conditions: Conditions) -> Iterator[Row | Note]:
         for kind in ("CT", "DX"):
             for db in (empty, full):
                 _rate(db, store, kind, 4 * SENDERS)  # statements are compiled, connections open
-            beside = f"{name}, {kind}, {history.instances:,} instances"
-            turns = {
-                "empty": partial(_rate, empty, store, kind, count),
-                "full": partial(_rate, full, store, kind, count),
-            }
-            values = by_turns(turns, conditions)
-            kept = ratio(values["full"], to="empty", of=values["empty"], limit=at_least(KEPT))
-            yield Row(what=f"{name}, {kind}, empty", values=values["empty"], unit="objects/s")
-            yield Row(what=beside, values=values["full"], unit="objects/s", ratios=(kept,))
+            files, size_bytes = SIZES[kind]
+            for what, objects, payload in (
+                ("intake", conditions.count(files, least=4 * SENDERS), bytes(size_bytes)),
+                ("rows alone", count, None),
+            ):
+                turns = {
+                    "empty": partial(_rate, empty, store, kind, objects, payload),
+                    "full": partial(_rate, full, store, kind, objects, payload),
+                }
+                values = by_turns(turns, conditions)
+                limit = at_least(KEPT) if payload else None
+                kept = ratio(values["full"], to="empty", of=values["empty"], limit=limit)
+                label = f"{name}, {kind}, {what}"
+                yield Row(what=f"{label}, empty", values=values["empty"], unit="objects/s")
+                yield Row(
+                    what=f"{label}, {history.instances:,} instances",
+                    values=values["full"],
+                    unit="objects/s",
+                    ratios=(kept,),
+                )
         empty.dispose()
         full.dispose()
         store.close()
     yield Note(text=f"{SENDERS} senders, one writer; every group is one synced commit.")
 
 
-def _rate(db: Database, store: Store, kind: str, count: int) -> float:
+def _rate(db: Database, store: Store, kind: str, count: int, payload: bytes | None = None) -> float:
     policies = Policies()
     writer = GroupCommit(db, store)
     shares = [_arrivals(kind, count // SENDERS) for _ in range(SENDERS)]
@@ -70,11 +83,13 @@ def _rate(db: Database, store: Store, kind: str, count: int) -> float:
 
     def send(share: Sequence[Arrival]) -> None:
         for arrival in share:
+            staged = store.stage((payload,), digest=arrival.digest) if payload else None
             outcomes.append(
                 writer.submit(
                     lambda connection, now, arrival=arrival: record_arrival(  # type: ignore[misc]
                         connection, arrival, policies=policies, now=now
-                    )
+                    ),
+                    staged=staged,
                 )
             )
 

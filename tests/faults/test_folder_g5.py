@@ -20,6 +20,8 @@ from tests.flows.program import Program, until
 from triage.database.connection import open_database
 from triage.database.tables import Instance
 
+pytestmark = pytest.mark.long_only
+
 OF_FOLDER = 500
 PATIENCE_S = 900.0
 

@@ -25,6 +25,8 @@ from tests.flows.program import Program, until
 from triage.database.connection import open_database
 from triage.pocket.phantoms import generate
 
+pytestmark = pytest.mark.long_only
+
 
 @pytest.fixture(scope="module")
 def program(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:

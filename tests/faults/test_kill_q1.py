@@ -17,7 +17,10 @@ from tests.flows.program import until
 from triage.database.connection import migrate, open_database
 from triage.pocket import BUNDLE
 
-pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+pytestmark = [
+    pytest.mark.long_only,
+    pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed"),
+]
 SEED = 21
 SETTLE_S = 900.0
 JOBS = 1000

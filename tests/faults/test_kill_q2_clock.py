@@ -22,6 +22,8 @@ from triage.errors import StaleLease
 from triage.records import Job, JobKind, JobState
 from triage.rules.retry import RetryPolicy
 
+pytestmark = pytest.mark.long_only
+
 SEED = 24
 HOUR_S = 3600.0
 JUMPS_S = (HOUR_S, -HOUR_S, -HOUR_S, HOUR_S)

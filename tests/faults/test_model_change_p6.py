@@ -21,6 +21,8 @@ from triage.database.connection import open_database
 from triage.database.tables import ResultRow
 from triage.pocket import BUNDLE
 
+pytestmark = pytest.mark.long_only
+
 
 def results(program: Program) -> list[tuple[Any, ...]]:
     db = open_database(program.url)

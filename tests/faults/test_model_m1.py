@@ -33,6 +33,8 @@ from tests.faults.test_model_m2 import writable
 from tests.flows.program import Program, until
 from triage.pocket import BUNDLE
 
+pytestmark = pytest.mark.long_only
+
 
 def changed_byte(bundle: Path) -> None:
     path = bundle / "encoder" / "model.safetensors"

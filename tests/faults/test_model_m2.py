@@ -31,6 +31,8 @@ from tests.faults.model_trials import (
 )
 from tests.flows.program import Program, until
 
+pytestmark = pytest.mark.long_only
+
 BOUND_S = 60.0
 Weights = NDArray[np.float32]
 

@@ -15,6 +15,8 @@ from tests.assurance import Evidence, requirement
 from tests.faults.model_trials import chest, running, start_worker_again, study
 from tests.flows.program import Program, until
 
+pytestmark = pytest.mark.long_only
+
 SHORT, LONG = 6, 60  # radiographs
 FINDINGS = ("pneumothorax", "normal", "effusion", "normal")
 

@@ -20,7 +20,10 @@ from triage.database.tables import ResultRow, Series, Study
 from triage.database.tables_house import JobRow
 from triage.records import JobState, StudyState
 
-pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+pytestmark = [
+    pytest.mark.long_only,
+    pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed"),
+]
 SEED = 22
 QUIET_S = 3.0
 SLICES = 6

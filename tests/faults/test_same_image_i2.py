@@ -21,6 +21,8 @@ from tests.faults.model_trials import running
 from tests.flows.program import Program, until
 from triage.pocket.phantoms import generate
 
+pytestmark = pytest.mark.long_only
+
 LOSSLESS = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,

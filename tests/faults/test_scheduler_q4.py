@@ -30,6 +30,8 @@ from triage.database.tables_house import JobRow
 from triage.operations.sweeps import standard_sweeps
 from triage.records import JobKind, JobState
 
+pytestmark = pytest.mark.long_only
+
 POLICIES = make_policies()
 SHORT, LONG = 40, 400  # series
 SLICES = 3

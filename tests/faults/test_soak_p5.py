@@ -27,6 +27,8 @@ from tests.faults.sampling import Sample, Series, after, sampling, slope_per_min
 from tests.flows.program import Program, until
 from tests.ingest.raw_peer import EXPLICIT, RELEASE_RQ, RawPeer, established, message, store_rq
 
+pytestmark = pytest.mark.long_only
+
 SLICES = 100  # of one series
 WARM_UP = 1 / 3
 MIB_PER_MIN = 1.0

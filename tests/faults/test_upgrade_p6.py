@@ -28,6 +28,8 @@ from triage.database.connection import open_database
 from triage.database.migrating import downgrade, script_directory
 from triage.database.tables import ResultRow
 
+pytestmark = pytest.mark.long_only
+
 SHORT, LONG = 1, 10  # changes
 BETWEEN_S = 3.0
 PAUSE_S = 0.05

@@ -22,6 +22,8 @@ from tests.assurance import Evidence, requirement
 from tests.faults.model_trials import analysed, chest, running, study, worker
 from tests.flows.program import Program, until
 
+pytestmark = pytest.mark.long_only
+
 LATE = "\n[priority]\ntarget_s = { ROUTINE = 1.0, STAT = 1.0, HIGH = 1.0, MEDIUM = 1.0 }\n"
 ABSENT = "THE DAEMON IS NOT DOING ITS WORK"
 WHY = "seen on the ward already"

@@ -25,6 +25,8 @@ from triage.rules.orders import OrderRule, OrdersPolicy
 from triage.rules.policies import Policies
 from triage.rules.priority import PriorityPolicy
 
+pytestmark = pytest.mark.long_only
+
 CEILING_S = 1800.0
 NEVER_S = 1e9
 EVERY_S = 60.0  # an arrival

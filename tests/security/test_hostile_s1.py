@@ -38,7 +38,10 @@ LIBRARIES = "/site-packages/"  # Python has .pth files of its own there
 SECRET = "secret.dcm"  # what DICOMDIR and link point at, outside of the folder
 HARMLESS = ("/dev/null", "/dev/tty", "/proc/")
 
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+pytestmark = [
+    pytest.mark.long_only,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
