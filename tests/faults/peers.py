@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ TITLE = "TRIAGE"  # both are called by ours
 PATIENCE_S = 30.0
 
 
-class Peer:
+class Peer(ABC):
     """One receiver in a folder; it may be killed and started again on the same folder and port."""
 
     program = ""
@@ -52,12 +53,12 @@ class Peer:
         found = re.search(r"(?:\bv|Orthanc )(\d[\d.]+)", done.stdout)
         return f"{cls.label} {found[1]}" if found else cls.label
 
-    def command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def command(self) -> list[str]: ...
 
+    @abstractmethod
     def held(self) -> dict[str, str]:
         """Return what it can give back: SOP Instance UID to `digest` of the pixels."""
-        raise NotImplementedError
 
     @property
     def pid(self) -> int:

@@ -97,9 +97,9 @@ def retrying(port: int, mould: Mould, *, senders: int = 2, pause_s: float = 0.0)
 
     `pause_s` is between two objects. At the end each finishes the object that it has in hand.
     """
-    told, stop = Told(), threading.Event()
+    told = Told()
 
-    def send(first: int) -> None:
+    def send(first: int, stop: threading.Event) -> None:
         number = first
         with Sender(port, mould) as sender:
             while not stop.is_set():
@@ -107,11 +107,19 @@ def retrying(port: int, mould: Mould, *, senders: int = 2, pause_s: float = 0.0)
                 number += senders
                 stop.wait(pause_s)
 
-    threads = [threading.Thread(target=send, args=(each,)) for each in range(senders)]
+    with at_once(send, senders):
+        yield told
+
+
+@contextmanager
+def at_once(send: Callable[[int, threading.Event], None], count: int) -> Iterator[None]:
+    """Run `send(0, stop)` to `send(count - 1, stop)` in threads until the block ends."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=send, args=(each, stop)) for each in range(count)]
     for thread in threads:
         thread.start()
     try:
-        yield told
+        yield
     finally:
         stop.set()
         for thread in threads:

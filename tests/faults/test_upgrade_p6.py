@@ -22,7 +22,7 @@ from sqlalchemy import select
 from tests.assurance import Evidence, requirement
 from tests.benchmarks.measuring import free_port
 from tests.faults.moulds import DX, Mould
-from tests.faults.retrying import GONE, OUT_OF_RESOURCES, Sender, Told, deliver, lost
+from tests.faults.retrying import GONE, OUT_OF_RESOURCES, Sender, Told, at_once, deliver, lost
 from tests.flows.program import Program, until
 from triage.database.connection import open_database
 from triage.database.migrating import downgrade, script_directory
@@ -63,23 +63,16 @@ def modalities(port: int, mould: Mould, count: int = 2) -> Iterator[Told]:
 
     One that kept its association would be let finish for half a minute at each stop.
     """
-    told, stop = Told(), threading.Event()
+    told = Told()
 
-    def send(number: int) -> None:
+    def send(number: int, stop: threading.Event) -> None:
         while not stop.wait(PAUSE_S):
             with Sender(port, mould) as sender:
                 deliver(sender, number, told)
             number += count
 
-    threads = [threading.Thread(target=send, args=(first,)) for first in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(send, count):
         yield told
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def change(program: Program, revisions: list[str]) -> int:
