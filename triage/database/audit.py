@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from triage.database.history import SETTLED_AFTER
 from triage.database.house import record_decision
 from triage.database.statements import insert_for
 from triage.database.tables import Instance, ObjectEvent, Study
@@ -122,16 +123,17 @@ def move(connection: Connection, name: str, *, after: int, to: int) -> bool:
     return bool(moved.rowcount)
 
 
-def upto(connection: Connection, name: str, *, after: int, before: datetime, limit: int) -> int:
-    """Return the last number to read: none younger than `before`, about `limit` at most.
+def upto(connection: Connection, name: str, *, after: int, now: datetime, limit: int) -> int:
+    """Return the last number to read: all below it are settled, about `limit` at most.
 
-    On PostgreSQL a number below a young one may still be committed.
+    The newest are left out: on PostgreSQL a lower number may still be committed. One from well
+    after `now` is no new one: the clock was ahead when it was written and has stepped back since.
     """
     table = TABLES[name]
     some = select(table.id, table.at).where(table.id > after).order_by(table.id).limit(limit)
     last = after
     for row in connection.execute(some):
-        if row.at >= before:
+        if abs(now - row.at) <= SETTLED_AFTER:
             break
         last = row.id
     return last
@@ -192,13 +194,14 @@ def whole(
 ) -> int:
     """Return the number up to which no transfer is cut in two, `to` at most.
 
-    A transfer goes on as long as its last object is younger than `quiet`. Nothing waits longer
-    than `longest`: then everything up to `to` counts as whole.
+    A transfer goes on as long as its last object is younger than `quiet`; one from well after `now`
+    is not, as in `upto`. Nothing waits longer than `longest`: then everything up to `to` counts as
+    whole.
     """
     listed = list(some)
     if any(each.first_at <= now - longest for each in listed):
         return to
-    goes_on = [each.first_id for each in listed if each.last_at > now - quiet]
+    goes_on = [each.first_id for each in listed if abs(now - each.last_at) < quiet]
     cut = min(goes_on, default=to + 1)
     while across := [each.first_id for each in listed if each.first_id < cut <= each.last_id]:
         cut = min(across)

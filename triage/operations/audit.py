@@ -28,7 +28,6 @@ from triage.records import AlarmCode
 log = structlog.get_logger(__name__)
 
 TURN_S = 15.0
-SETTLED_AFTER = timedelta(seconds=15)  # far longer than a transaction of the intake takes
 QUIET = timedelta(seconds=30)  # a study whose last object is older has been handed over
 LONGEST = timedelta(seconds=300)  # then a transfer that still goes on is told of in part
 ROWS_A_SEGMENT = 10_000
@@ -124,9 +123,7 @@ class AuditTrail:
         """Return up to which number rows can be told of, and what is to be said of them."""
         with self._db.read() as connection:
             now = self._db.now(connection)
-            to = room.upto(
-                connection, mark, after=after, before=now - SETTLED_AFTER, limit=ROWS_A_SEGMENT
-            )
+            to = room.upto(connection, mark, after=after, now=now, limit=ROWS_A_SEGMENT)
             if mark == room.DECISIONS:
                 decisions = room.noted(connection, after=after, to=to)
                 studies = room.studies(
