@@ -175,6 +175,15 @@ def calling(port: int) -> Iterator[RawPeer]:
         yield RawPeer(connection)
 
 
+def hear_first(port: int, said: bytes) -> tuple[int, bytes]:
+    """Type and value of the first PDU that answers what is `said` on a new connection."""
+    with calling(port) as peer:
+        peer.say(said)
+        heard = peer.hear()
+    assert heard is not None
+    return heard
+
+
 @contextmanager
 def established(port: int, contexts: Iterable[Proposal] = ONE_CONTEXT) -> Iterator[RawPeer]:
     """An association of one DX context, unless told otherwise."""

@@ -25,9 +25,9 @@ from tests.ingest.raw_peer import (
     REJECTED,
     VERIFICATION,
     Proposal,
-    calling,
     echo_rq,
     established,
+    hear_first,
     item,
     message,
     request,
@@ -166,14 +166,6 @@ def test_n7_128_contexts_of_mixed_syntaxes_and_an_unlimited_window(
 def test_n11_storage_commitment_is_refused(receiver: Listening) -> None:
     _, accept = hear_first(receiver.port, request(((1, COMMITMENT, (IMPLICIT,)),)))
     assert results_of(accept) == {1: NOT_SUPPORTED}
-
-
-def hear_first(port: int, said: bytes) -> tuple[int, bytes]:
-    with calling(port) as peer:
-        peer.say(said)
-        heard = peer.hear()
-    assert heard is not None
-    return heard
 
 
 def results_of(accept: bytes) -> dict[int, int]:
