@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["tests.assurance.plugin"]
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def failed_threads_are_seen() -> Iterator[None]:
+    """Give pytest back its hook where a test configured the program's logging."""
+    hook = threading.excepthook
+    yield
+    threading.excepthook = hook
 
 
 @pytest.fixture(scope="session")

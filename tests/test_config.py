@@ -45,6 +45,7 @@ def test_tables_lists_and_enums_become_typed_sections(tmp_path: Path) -> None:
     assert config.receiver.peers[0].default_priority is Rank.STAT
     assert config.folders.watch == (Path("/in/a"), Path("/in/b"))
     assert config.models[0].mode is Mode.SHADOW
+    assert not config.models[0].serve_without_local_calibration
 
 
 REFUSED = {
@@ -62,6 +63,10 @@ REFUSED = {
     "an AE title too long": (f'[receiver]\nae_title = "{"A" * 17}"', r"ae_title needs 1 to 16"),
     "an unknown choice": ('[folders]\nafter = "burn"', r"\[folders\] after must be"),
     "a model without a bundle": ('[[models]]\nname = "a"', r"bundle is missing"),
+    "a calibration that is waived by a word": (
+        '[[models]]\nname="a"\nbundle="x"\nserve_without_local_calibration = "yes"',
+        r"serve_without_local_calibration must be",
+    ),
     "two models of one name": (
         '[[models]]\nname="a"\nbundle="x"\n[[models]]\nname="a"\nbundle="y"',
         r"same name",

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -155,3 +157,64 @@ def test_text_in_the_place_of_a_uid_is_not_logged(lines: io.StringIO) -> None:
     for value in ("SECRET^VALUE", "", "1.2.3"):
         structlog.get_logger("triage").warning("object_quarantined", sop_instance_uid=value)
     assert [line["sop_instance_uid"] for line in documents(lines)] == [REDACTED, "", "1.2.3"]
+
+
+@requirement("P1")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_notes_and_the_members_of_a_group_are_left_out_too(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(level="info", form=form, stream=stream)
+    inner = ExceptionGroup("SECRET^INNER", [OSError("SECRET^FILE"), RuntimeError("device gone")])
+    parsed = SyntaxError("SECRET^WORD", ("", 1, 1, "SECRET^LINE"))
+    outer = ExceptionGroup("SECRET^OUTER", [inner, parsed])
+    for each in (outer, inner, *inner.exceptions):
+        each.add_note("SECRET^NOTE")
+    try:
+        raise outer
+    except ExceptionGroup:
+        structlog.get_logger("triage").exception("task_failed")
+    assert "SECRET" not in stream.getvalue()
+    assert "ExceptionGroup" in stream.getvalue()
+    if form == "json":
+        assert "device gone" in stream.getvalue()
+        assert "OSError" in stream.getvalue()
+
+
+def test_a_group_that_is_its_own_origin_is_logged(lines: io.StringIO) -> None:
+    member = ValueError("SECRET^VALUE")
+    group = ExceptionGroup("several", [member])
+    member.__context__ = group
+    try:
+        raise group
+    except ExceptionGroup:
+        structlog.get_logger("triage").exception("task_failed")
+    assert "SECRET" not in lines.getvalue()
+    assert len(documents(lines)) == 1
+
+
+@requirement("P1")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_thread_of_a_library_that_fails_is_logged_by_type_and_place(
+    form: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = "/in/SECRET^VALUE.dcm"
+
+    def opens_a_file() -> None:
+        raise FileNotFoundError(2, "no such file", path)
+
+    stream = io.StringIO()
+    configure_logging(level="info", form=form, stream=stream)
+    thread = threading.Thread(target=opens_a_file, name="observer")
+    thread.start()
+    thread.join()
+    said = stream.getvalue()
+    for told in ("thread_failed", "observer", "FileNotFoundError", "test_log.py", "opens_a_file"):
+        assert told in said
+    assert "SECRET" not in said + "".join(capfd.readouterr())
+
+
+def test_a_thread_that_leaves_on_purpose_says_nothing(lines: io.StringIO) -> None:
+    thread = threading.Thread(target=sys.exit)
+    thread.start()
+    thread.join()
+    assert lines.getvalue() == ""

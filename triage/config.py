@@ -117,6 +117,7 @@ class ModelConfig:
     bundle: Path
     devices: tuple[str, ...] = ("auto",)  # auto | cpu | cuda:N
     mode: Mode = Mode.SERVE
+    serve_without_local_calibration: bool = False  # else such a bundle is a shadow only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,21 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftConfig:
+    """The watch for studies that change under a served model, by the role schedule."""
+
+    enabled: bool = True
+    window: int = 200  # studies that are judged together; each is judged in two windows
+    significance: float = 0.002  # of one comparison of one window
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.window <= 10_000 or self.window % 2:
+            raise ConfigError("[drift] window must be an even number from 200 to 10000")
+        if not 0 < self.significance <= 0.05:
+            raise ConfigError("[drift] significance must lie above 0 and at most be 0.05")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
     """DICOM audit messages (PS3.15 A.5): spooled, and sent where a collector is named."""
 
@@ -233,6 +249,7 @@ class Config:
     worker: WorkerConfig = WorkerConfig()
     senders: SilencePolicy = SilencePolicy()
     metrics: MetricsConfig = MetricsConfig()
+    drift: DriftConfig = DriftConfig()
     audit: AuditConfig = AuditConfig()
     logging: LoggingConfig = LoggingConfig()
     source: Path | None = field(default=None, metadata={"key": False})

@@ -7,12 +7,14 @@ libraries (pynetdicom, SQLAlchemy, transformers, APScheduler) pass through the s
 UIDs, states and counts may be logged. Name, patient ID, birth date, accession number and free
 text may not (DESIGN section 3.13): such keys lose their value here, whoever logged them, and so
 does a UID that is none. Warnings and the lines of the DICOM libraries quote what they found in an
-object: only their place is kept. So do errors such as ValueError: their text is left out.
+object: only their place is kept. So do errors such as ValueError: their text is left out, and so
+are the notes of any error. A thread of a library that fails is logged by the same rules.
 """
 
 import logging
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -98,6 +100,7 @@ def configure_logging(*, level: str, form: str, stream: TextIO | None = None) ->
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     _route_libraries()
+    threading.excepthook = _thread_failed
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -148,12 +151,22 @@ def _renderers(*, as_json: bool) -> list[Processor]:
 def _as_frames(exc_info: ExcInfo) -> list[dict[str, Any]]:
     """Return one document per error of the chain, without local variables: they hold data sets."""
     transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    speaking = {type(each).__name__ for each in _chain(exc_info[1]) if isinstance(each, SPEAKING)}
-    documents = transformer(exc_info)
-    for document in documents:
-        if document["exc_type"] not in speaking:
-            document["exc_value"] = REDACTED
-    return documents
+    speaking = {type(each).__name__ for each in _all(exc_info[1]) if isinstance(each, SPEAKING)}
+    return [_redacted(document, speaking) for document in transformer(exc_info)]
+
+
+def _redacted(document: dict[str, Any], speaking: set[str]) -> dict[str, Any]:
+    """Leave text out of the document of one error, and of those that a group is made of."""
+    members = [
+        [_redacted(inner, speaking) for inner in chain] for chain in document.get("exceptions", ())
+    ]
+    spoken = document["exc_type"] in speaking
+    return document | {
+        "exc_value": document["exc_value"] if spoken else REDACTED,
+        "exc_notes": [REDACTED for _ in document["exc_notes"]],
+        "syntax_error": None,  # quotes a line of what was parsed
+        "exceptions": members,
+    }
 
 
 def _as_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
@@ -169,6 +182,33 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _all(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it came from, and the members of every group."""
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        pending += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            pending += each.exceptions
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread; Python's own hook would print its text, file names with it."""
+    if issubclass(failed.exc_type, SystemExit):
+        return
+    structlog.get_logger(__name__).error(
+        "thread_failed",
+        thread=failed.thread.name if failed.thread is not None else "",
+        error=failed.exc_type.__name__,
+        exc_info=failed.exc_value,
+    )
 
 
 def _loud_enough(record: logging.LogRecord) -> bool:

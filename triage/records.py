@@ -84,6 +84,7 @@ class AlarmCode(StrEnum):
     FOLDER_MISSING = "folder_missing"
     FOLDER_UNREADABLE = "folder_unreadable"  # a watched folder hides entries
     AUDIT_WAITS = "audit_waits"  # audit messages are not spooled or not delivered
+    DRIFT = "drift"  # studies are no longer like those that a model was put into service on
 
 
 class Mode(StrEnum):
@@ -205,6 +206,7 @@ class ViewSpec:
     size_px: int  # square side
     antialias: bool = True
     maximum_slices: int = 16  # equidistant sampling of a volume
+    crops: int = 0  # n: beside a single image n x n overlapping crops of it at full resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ A trial is a test that names its requirement and its bound, and records what it 
 
 A test may serve several requirements and a requirement have several tests. `record` comes before
 the assertion, so that a promise that is not kept stands in the table with its figure. `long` is
-false in `make test` (seconds) and true in `make faults`.
+false in `make test` (seconds) and true in `make faults`; a trial whose short form is no matter of
+seconds is marked `long_only`, and `make test` leaves it out.
 """
 
 import pytest

@@ -2,7 +2,8 @@
 
 Each file of tests/faults and tests/security runs in a pytest of its own, so that one that is
 killed takes no other with it; all other marked tests run together. Trials of privacy come last,
-as they read what the others left. Exit codes: 0 nothing is "not met", 1 something is.
+as they read what the others left. Exit codes: 0 nothing is "not met", 1 something is or a file did
+not come to its end, 130 interrupted; then nothing is written.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 OWN_ROOMS = ("tests/faults", "tests/security")
 LAST = "test_privacy_p1.py"
 FILE_LIMIT_S = 3600
+INTERRUPTED = 130  # as a shell tells SIGINT
 NOTHING_RAN = 5  # pytest's exit code where no test was selected
 USUAL = (0, 1, NOTHING_RAN)
 TAIL_LINES = 30
@@ -53,7 +54,7 @@ class Places:
 def main(words: Sequence[str] | None = None) -> int:
     """Run, print, write; return the exit code."""
     arguments = _arguments(words)
-    codes = arguments.codes
+    codes, name_of_run = arguments.codes, this_run()
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="triage-faults-") as place:
         places = Places(evidence=Path(place) / "evidence", left=Path(place) / "left")
         places.left.mkdir()
@@ -66,21 +67,43 @@ def main(words: Sequence[str] | None = None) -> int:
             if not run(turn, places, long=not arguments.short, codes=codes)
         ]
         findings = read_findings(places.evidence)
-    made = table.rows(findings, day=datetime.now(UTC).date().isoformat(), codes=codes)
+    made = table.rows(findings, run=name_of_run, codes=codes)
     if arguments.write:
         table.write(made, {name: said[name] for name in SHOWN})
     _tell(made, broken)
     return 1 if broken or table.counts(made)[Verdict.NOT_MET] else 0
 
 
+def this_run() -> str:
+    """Return day and commit; a tree that differs from its commit says so."""
+    day = datetime.now(UTC).date().isoformat()
+    document = table.DOCUMENT.relative_to(ROOT)
+    try:
+        commit = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", f":!{document}")
+    except (OSError, subprocess.CalledProcessError):
+        return f"{day}, no checkout"
+    return f"{day}, {commit}" + (" and changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def turns(codes: Sequence[str]) -> list[Turn]:
     """Return what is to be run, in order: other rooms' trials first, privacy last."""
     files = [path for room in OWN_ROOMS for path in sorted((ROOT / room).glob("test_*.py"))]
     files.sort(key=lambda path: path.name == LAST)
-    named = [str(path.relative_to(ROOT)) for path in files if not codes or _may_hold(path, codes)]
-    others = ("tests", *(f"--ignore={room}" for room in OWN_ROOMS), "-m", "requirement")
+    named = [_name(path) for path in files if _may_hold(path, codes)]
+    others = [
+        _name(path)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if path not in files and _may_hold(path, codes)
+    ]
+    together = (*others, "-m", "requirement", "-n", "2", "--dist", "loadfile")
     return [
-        Turn(name="trials in other rooms", arguments=(*others, "-n", "2", "--dist", "loadfile")),
+        *([Turn(name="trials in other rooms", arguments=together)] if others else []),
         *(Turn(name=name, arguments=(name,)) for name in named),
     ]
 
@@ -103,7 +126,8 @@ def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool
         )
         code, output = done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired as late:
-        code, output = -1, f"stopped after {late.timeout:g} s\n"
+        told = (late.stdout or b"").decode("utf-8", "replace")
+        code, output = -1, f"{told}\nstopped after {late.timeout:g} s\n"
     lines = output.splitlines() or [""]
     if code not in (0, NOTHING_RAN):
         _say("\n".join(f"    {line}" for line in lines[-TAIL_LINES:]))
@@ -111,9 +135,14 @@ def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool
     return code in USUAL
 
 
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
 def _may_hold(path: Path, codes: Sequence[str]) -> bool:
+    """Whether a file may have a trial of one of the codes, of any where none is named."""
     text = path.read_text("utf-8")
-    return any(f'"{code}"' in text for code in codes)
+    return "requirement(" in text and (not codes or any(f'"{code}"' in text for code in codes))
 
 
 def _tell(made: Sequence[table.Row], broken: Sequence[str]) -> None:
@@ -159,5 +188,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
+    try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -20,7 +20,7 @@ END = "<!-- assurance: end; sha256 {} -->"
 END_PATTERN = re.compile(r"<!-- assurance: end; sha256 (\w*) -->")
 ROW = re.compile(r"^\| ([A-Z]\d+)(?: \*)? \|", re.MULTILINE)
 PEER_ROW = re.compile(r"^\| ([A-Z]\d+) of (.+?) \|", re.MULTILINE)
-HEADINGS = ("", "Promise", "Shown by", "Bound", "Last figures", "Outcome", "Date")
+HEADINGS = ("", "Promise", "Shown by", "Bound", "Last figures", "Outcome", "Run")
 PEERS_TITLE = "### Beside other receivers"
 NAMED_TESTS = 4  # of one row; the others are counted
 
@@ -39,26 +39,27 @@ class Row:
     requirement: Requirement
     verdict: Verdict
     findings: Sequence[Finding]
-    day: str  # as YYYY-MM-DD
+    run: str  # its day and commit
 
     @property
     def peers(self) -> Mapping[str, str]:
-        return {
-            name: told
-            for finding in self.findings
-            for figures in finding.figures
-            for name, told in figures.peers.items()
-        }
+        """What each peer did, in all trials and parameters together."""
+        told: dict[str, dict[str, None]] = {}
+        for finding in self.findings:
+            for figures in finding.figures:
+                for name, words in figures.peers.items():
+                    told.setdefault(name, {})[words + _parameter(finding)] = None
+        return {name: "; ".join(words) for name, words in told.items()}
 
 
-def rows(findings: Iterable[Finding], *, day: str, codes: Iterable[str] = ()) -> list[Row]:
+def rows(findings: Iterable[Finding], *, run: str, codes: Iterable[str] = ()) -> list[Row]:
     """Return one row for each of `codes` (all, without), in the order of the requirements."""
     wanted = set(codes) or set(REQUIREMENTS)
     of_code: dict[str, list[Finding]] = {code: [] for code in REQUIREMENTS}
     for finding in findings:
         of_code[finding.code].append(finding)
     return [
-        Row(requirement=row, verdict=verdict(row, found), findings=found, day=day)
+        Row(requirement=row, verdict=verdict(row, found), findings=found, run=run)
         for code, found in of_code.items()
         if (row := REQUIREMENTS[code]) and code in wanted
     ]
@@ -168,7 +169,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         "; ".join(dict.fromkeys(finding.bound for finding in found if finding.bound)),
         _figures(found),
         _outcome(row),
-        row.day,
+        row.run,
     )
 
 

@@ -1,6 +1,7 @@
 """The table of promises is complete, is what the trials found, and was written by them."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.assurance import table
+from tests.assurance.__main__ import this_run, turns
 from tests.assurance.evidence import Figures, Finding, Outcome, clean, read_findings
 from tests.assurance.requirements import REQUIREMENTS, Applies
 from tests.assurance.table import Verdict
@@ -140,7 +142,7 @@ def document(tmp_path: Path) -> Path:
 
 
 def test_a_row_that_was_not_tried_again_stays_as_it_is(document: Path) -> None:
-    table.write(table.rows([PASSED], day="2026-01-01"), {"Processor": "two"}, document)
+    table.write(table.rows([PASSED], run="2026-01-01"), {"Processor": "two"}, document)
     first = document.read_text()
     assert first.startswith("before\n")
     assert first.endswith("\nafter\n")
@@ -148,32 +150,60 @@ def test_a_row_that_was_not_tried_again_stays_as_it_is(document: Path) -> None:
     for words in ("100 trials, 0 lost", "worst 0.4 s", "2 s", "| met |", "2026-01-01"):
         assert words in line
     assert "| N8 of Orthanc 1 | 7 of 100 |" in first
-    again = table.rows([replace(FAILED, code="N9")], day="2026-02-02", codes=["N9"])
+    again = table.rows([replace(FAILED, code="N9")], run="2026-02-02", codes=["N9"])
     table.write(again, {"Processor": "two"}, document)
     second = document.read_text()
     assert line in second
     assert "| N8 of Orthanc 1 | 7 of 100 |" in second
     (other,) = [each for each in second.splitlines() if each.startswith("| N9 |")]
     assert "**not met**: `test_n8_again`: too late" in other
-    table.write(table.rows([FAILED], day="2026-03-03", codes=["N8"]), {}, document)
+    table.write(table.rows([FAILED], run="2026-03-03", codes=["N8"]), {}, document)
     assert document.read_text().count("| N8 of Orthanc 1 |") == 1
 
 
 def test_every_requirement_has_its_row_and_the_summary_counts_them(document: Path) -> None:
-    table.write(table.rows([PASSED], day="2026-01-01"), {}, document)
+    table.write(table.rows([PASSED], run="2026-01-01"), {}, document)
     text = document.read_text()
     assert [match[1] for match in table.ROW.finditer(text)] == list(REQUIREMENTS)
-    expected = table.counts(table.rows([PASSED], day=""))
+    expected = table.counts(table.rows([PASSED], run=""))
     told = ", ".join(f"{count} {verdict}" for verdict, count in expected.items())
     assert f"68 requirements: {told}." in text
 
 
 def test_figures_of_all_parameters_stand_in_one_row() -> None:
     both = [replace(PASSED, test=f"{PASSED.test}[{name}]") for name in ("sqlite", "postgresql")]
-    (row,) = table.rows(both, day="2026-01-01", codes=["N8"])
+    (row,) = table.rows(both, run="2026-01-01", codes=["N8"])
     line = table.body([row], "", {})
     assert "200 trials, 0 lost; worst 0.4 s (sqlite); worst 0.4 s (postgresql)" in line
     assert line.count("`security/test_x.py::test_n8`") == 1
+
+
+def test_what_another_receiver_did_in_each_parameter_is_told() -> None:
+    peers = {"idle": "0 of 2", "a byte a second": "2 of 2"}
+    both = [
+        replace(
+            PASSED,
+            test=f"{PASSED.test}[{name}]",
+            figures=(Figures(trials=1, peers={"Orthanc 1": told}),),
+        )
+        for name, told in peers.items()
+    ]
+    (row,) = table.rows(both, run="2026-01-01", codes=["N8"])
+    told = "0 of 2 (idle); 2 of 2 (a byte a second)"
+    assert f"| N8 of Orthanc 1 | {told} |" in table.body([row], "", {})
+
+
+def test_a_run_names_its_day_and_its_commit() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d, ([0-9a-f]{7,}( and changes)?|no checkout)", this_run())
+
+
+def test_a_run_of_one_code_opens_only_files_that_may_hold_it() -> None:
+    names = [word for turn in turns(["S6"]) for word in turn.arguments if word.endswith(".py")]
+    assert "tests/deploy/test_units.py" in names
+    assert "tests/faults/test_kill_d1.py" not in names
+    everything = [word for turn in turns([]) for word in turn.arguments]
+    assert "tests/faults/test_kill_d1.py" in everything
+    assert everything[-1].endswith("test_privacy_p1.py")
 
 
 def test_a_reason_is_one_short_line_without_paths() -> None:

@@ -16,12 +16,12 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.benchmarks import BENCHES, machine, report
-from tests.benchmarks.measuring import Conditions, LeftOut, Note, Row, say
+from tests.benchmarks.measuring import Conditions, LeftOut, Note, Page, Row, say
 from tests.benchmarks.report import Result, Run, State
 
 MET, FAILED, SHORT = 0, 1, 2
 QUICK = 0.1
-Measure = Callable[[Conditions], Iterator[Row | Note]]
+Measure = Callable[[Conditions], Iterator[Row | Note | Page]]
 Find = Callable[[str], tuple[str, Measure]]
 
 
@@ -62,6 +62,7 @@ def measured(name: str, conditions: Conditions, find: Find = bench) -> Result:
     """Run one bench to its end, whatever that is: the others are still to come."""
     rows: list[Row] = []
     notes: list[str] = []
+    pages: list[Page] = []
     title, state, reason = name, State.MEASURED, ""
     started = time.monotonic()
     try:
@@ -69,6 +70,8 @@ def measured(name: str, conditions: Conditions, find: Find = bench) -> Result:
         for found in measure(conditions):
             if isinstance(found, Note):
                 notes.append(found.text)
+            elif isinstance(found, Page):
+                pages.append(found)
             else:
                 rows.append(found)
     except LeftOut as missing:
@@ -84,6 +87,7 @@ def measured(name: str, conditions: Conditions, find: Find = bench) -> Result:
         seconds=time.monotonic() - started,
         rows=tuple(rows),
         notes=tuple(notes),
+        pages=tuple(pages),
     )
 
 

@@ -40,9 +40,10 @@ from tests.benchmarks.measuring import (
 from tests.gpu import full_size
 from tests.inference import twins
 from triage.inference.bundle import Bundle
-from triage.inference.captioner import load_captioner, prompt_ids
+from triage.inference.captioner import load_captioner
 from triage.inference.encoder import Encoder, load_encoder
 from triage.inference.weights import read_json
+from triage.inference.writer import prompt_ids
 
 TITLE = "Models on the device"
 BATCHES = (1, 2, 4, 8, 16, 32)

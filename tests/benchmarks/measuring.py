@@ -1,7 +1,7 @@
 """What the measurements share: figures with limits and ratios, runs by turns, a daemon to measure.
 
-A bench is a module with `TITLE` and `measure(conditions)`, which yields `Row` and `Note`; it raises
-`LeftOut` where what it needs is not installed. How results are shown is `report`'s part.
+A bench is a module with `TITLE` and `measure(conditions)`, which yields `Row`, `Note` and `Page`;
+it raises `LeftOut` where what it needs is not installed. How results are shown is `report`'s part.
 """
 
 import contextlib
@@ -118,6 +118,14 @@ class Row:
 class Note:
     """A sentence to be read with the rows: what was tried, what a peer does not do."""
 
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A table of more columns than a row has; `--write` puts it between the markers of its file."""
+
+    path: Path
     text: str
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.benchmarks import BENCHES
-from tests.benchmarks.measuring import Limit, Ratio, Row
+from tests.benchmarks.measuring import Limit, Page, Ratio, Row
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -40,6 +40,7 @@ class Result:
     seconds: float
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    pages: tuple[Page, ...] = ()
     reason: str = ""
 
     @property
@@ -85,6 +86,7 @@ def for_terminal(result: Result) -> str:
     if result.rows:
         lines += _aligned([_cells(row) for row in result.rows])
     lines += [f"  {note}" for note in result.notes]
+    lines += [f"\n{page.text}" for page in result.pages]
     if result.state is not State.MEASURED:
         lines.append(f"  {result.state}: {result.reason}")
     return "\n".join(lines)
@@ -99,6 +101,15 @@ def write(run: Run, path: Path = README) -> None:
     sections |= {result.name: _section(result, run) for result in run.results}
     body = "".join(f"{MARK.format(name)}\n{sections[name]}" for name in BENCHES if name in sections)
     path.write_text(f"{before}{BEGIN}\n\n{_machine(run)}\n{body}{END}{after}", "utf-8")
+    for page in (page for result in run.results for page in result.pages):
+        _write_page(page)
+
+
+def _write_page(page: Page) -> None:
+    """Replace what stands between the markers of a page of its own."""
+    before, _, rest = page.path.read_text("utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.path.write_text(f"{before}{BEGIN}\n\n{page.text}\n\n{END}{after}", "utf-8")
 
 
 def _machine(run: Run) -> str:

@@ -13,6 +13,7 @@ from tests.benchmarks.measuring import (
     Conditions,
     LeftOut,
     Note,
+    Page,
     Row,
     at_least,
     at_most,
@@ -104,6 +105,20 @@ def test_a_section_keeps_the_machine_that_it_was_measured_on(tmp_path: Path) -> 
     assert "Measured 2026-01-02 on two with big, in" in path.read_text()
 
 
+def test_a_page_of_its_own_is_replaced_between_its_markers(tmp_path: Path) -> None:
+    own, path = tmp_path / "RESULTS.md", tmp_path / "README.md"
+    own.write_text(f"# Own\n\n{report.BEGIN}\nold\n{report.END}\nTail.\n")
+    path.write_text(README)
+    paged = replace(result("start", row()), pages=(Page(path=own, text="| new |"),))
+    report.write(run_of(paged), path)
+    text = own.read_text()
+    assert "old" not in text
+    assert text.startswith("# Own\n")
+    assert text.endswith("Tail.\n")
+    assert f"{report.BEGIN}\n\n| new |\n\n{report.END}" in text
+    assert "| new |" in report.for_terminal(paged)
+
+
 def test_small_runs_are_not_written_into_the_results() -> None:
     with pytest.raises(SystemExit):
         __main__.main(["--quick", "--write", "start"])
@@ -126,17 +141,18 @@ def test_programs_read_one_line() -> None:
     assert bench["rows"][0]["met"] is False
 
 
-def sound(_: Conditions) -> Iterator[Row | Note]:
+def sound(_: Conditions) -> Iterator[Row | Note | Page]:
     yield row()
     yield Note(text="seen")
+    yield Page(path=Path("own.md"), text="| table |")
 
 
-def broken(_: Conditions) -> Iterator[Row | Note]:
+def broken(_: Conditions) -> Iterator[Row | Note | Page]:
     yield row()
     raise RuntimeError("the disk is gone")
 
 
-def absent(_: Conditions) -> Iterator[Row | Note]:
+def absent(_: Conditions) -> Iterator[Row | Note | Page]:
     raise LeftOut("no peer here")
     yield
 
@@ -150,6 +166,7 @@ def test_a_bench_that_fails_is_told_and_keeps_what_it_gave(tmp_path: Path) -> No
     assert (left_out.state, left_out.reason) == (State.LEFT_OUT, "no peer here")
     fine = __main__.measured("start", conditions, lambda _: ("Start", sound))
     assert (fine.state, fine.notes) == (State.MEASURED, ("seen",))
+    assert [page.text for page in fine.pages] == ["| table |"]
     assert __main__.exit_code([fine, left_out]) == 0
     assert __main__.exit_code([fine, failed]) == 1
     assert __main__.exit_code([fine, result("start", row(limit=at_most(1.0)))]) == 2

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.builders import make_arrival, make_header
 from triage.config import Config, load_config
@@ -22,13 +24,15 @@ class Site:
     directory: Path
     config: Config
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run the program as a user in the site's directory would."""
+    def run(
+        self, *arguments: str, more: Mapping[str, str] = MappingProxyType({})
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the program as a user in the site's directory would, `more` in the environment."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("TRIAGE_")}
         return subprocess.run(
             [sys.executable, "-m", "triage", *arguments],
             cwd=self.directory,
-            env=environ | {"PYTHONPATH": str(ROOT)},
+            env=environ | {"PYTHONPATH": str(ROOT)} | dict(more),
             capture_output=True,
             text=True,
             timeout=120,

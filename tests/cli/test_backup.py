@@ -53,11 +53,11 @@ def test_a_house_is_backed_up_verified_and_restored(site: Site, empty: Site) -> 
     backup = str(site.directory / "backup")
     made = site.run("backup", backup)
     assert made.returncode == 0, made.stderr
-    assert made.stdout.startswith(f"Backup made in {backup}: 1 studies, 1 objects as of ")
+    assert made.stdout.startswith(f"Backup made in {backup}: 1 study, 1 object as of ")
     assert made.stderr == ""
     verified = empty.run("restore", backup, "--verify-only")
     assert (verified.returncode, verified.stderr) == (0, "")
-    assert verified.stdout.startswith("The backup is whole: 1 studies, 1 objects")
+    assert verified.stdout.startswith("The backup is whole: 1 study, 1 object as of ")
     assert not empty.config.store.path.exists()
     restored = empty.run("restore", backup)
     assert restored.returncode == 0, restored.stderr
@@ -89,10 +89,43 @@ def test_a_loss_in_the_house_is_told_and_ends_with_1_though_the_rest_is_kept(
     lost.unlink()
     made = site.run("backup", "backup")
     assert made.returncode == 1
-    assert "NOT IN THE BACKUP: 1 files in the database, but not in the store" in made.stdout
+    assert "NOT IN THE BACKUP: 1 file in the database, but not in the store" in made.stdout
     assert lost.name in made.stdout
     assert json.loads(site.run("backup", "backup", "--json").stdout)["complete"] is False
+    verified = empty.run("restore", str(site.directory / "backup"), "--verify-only")
+    assert verified.returncode == 0
+    assert verified.stdout.startswith("The backup is as it was made, which is not whole: 1 study")
+    assert lost.name in verified.stdout
     assert empty.run("restore", str(site.directory / "backup")).returncode == 0
+
+
+def test_what_is_whole_of_a_damaged_backup_is_restored_on_request(site: Site, empty: Site) -> None:
+    lost = receive(site)
+    backup = site.directory / "backup"
+    site.run("backup", str(backup))
+    for kept in (backup / "store").rglob(lost.name):
+        kept.unlink()
+    refused = empty.run("restore", str(backup))
+    assert refused.returncode == 1
+    assert "--partial" in refused.stderr
+    restored = empty.run("restore", str(backup), "--partial")
+    assert restored.returncode == 1
+    assert "NOT RESTORED: 1 file damaged in the backup: objects/" in restored.stdout
+    listed = json.loads(empty.run("worklist", "--json").stdout)["studies"]
+    assert [each["accession_number"] for each in listed] == ["ACC-4711"]
+
+
+def test_a_first_backup_that_failed_is_not_called_a_backup(site: Site, empty: Site) -> None:
+    receive(site)
+    site.config.store.path.rename(site.directory / "elsewhere")
+    backup = site.directory / "backup"
+    assert site.run("backup", str(backup)).returncode == 1
+    assert [each.name for each in backup.iterdir()] == ["backup.lock"]
+    refused = empty.run("restore", str(backup))
+    assert refused.returncode == 1
+    assert "holds no finished backup" in refused.stderr
+    (site.directory / "elsewhere").rename(site.config.store.path)
+    assert site.run("backup", str(backup)).returncode == 0
 
 
 def test_neither_verb_tells_a_persons_data(site: Site, empty: Site) -> None:
@@ -109,13 +142,31 @@ def test_neither_verb_tells_a_persons_data(site: Site, empty: Site) -> None:
     assert [secret for secret in SECRETS if secret in told] == []
 
 
+def test_a_house_is_not_restored_over_an_audit_trail_that_waits(site: Site, empty: Site) -> None:
+    receive(site)
+    assert site.run("backup", "backup").returncode == 0
+    spool = empty.directory / "audit"
+    spool.mkdir()
+    segment = spool / "000000000001-audit_objects-0-7.audit"
+    segment.write_text("<AuditMessage/>\n")
+    audited = {"TRIAGE_AUDIT__ENABLED": "true", "TRIAGE_AUDIT__SPOOL": str(spool)}
+    backup = str(site.directory / "backup")
+    refused = empty.run("restore", backup, more=audited)
+    assert refused.returncode == 1
+    assert "audit trail waits in" in refused.stderr
+    segment.rename(empty.directory / "collected.audit")
+    assert empty.run("restore", backup, more=audited).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["backup"], 64),
         (["restore"], 64),
         (["restore", "nowhere"], 64),
-        (["restore", "nowhere", "--verify-only"], 1),
+        (["restore", "nowhere", "--verify-only"], 64),
+        (["restore", ".", "--verify-only", "--no-objects"], 64),
+        (["restore", ".", "--verify-only", "--partial"], 64),
         (["backup", "store/inside"], 1),
         (["restore", "."], 1),
     ],

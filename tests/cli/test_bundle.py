@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.inference import twins
 from triage.cli.command_line import main
+from triage.inference.bundle_fields import CalibrationRecord, Features
+from triage.inference.bundle_making import init_bundle
 from triage.pocket import BUNDLE
+from triage.records import ViewSpec
 
 ENCODER = "weights"
 
@@ -81,3 +86,60 @@ def test_a_directory_that_is_not_there_is_told_with_what_to_name_instead(
     told = capsys.readouterr().err
     assert "there is no directory nowhere" in told
     assert said in told
+
+
+def test_show_says_how_a_vector_is_made_and_on_whose_studies_it_was_calibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    record = CalibrationRecord(
+        kind="platt",
+        local=True,
+        images=120,
+        patients=90,
+        positives={"pneumothorax": 61, "nodule": 12},
+        date="2026-01-31",
+        prevalence={"pneumothorax": 0.03},
+        target_sensitivity=0.95,
+        refusals={"nodule": "59 positives are needed"},
+    )
+    init_bundle(
+        tmp_path / ENCODER,
+        tmp_path / "told",
+        name="told",
+        view=ViewSpec(rendering="dicom", size_px=112, crops=2),
+        features=Features(pooling="mean", layer=1, unit_length=True),
+        experts=[tmp_path / ENCODER],
+        fitted=replace(twins.fitted(width=2 * 128), record=record),
+        training={"method": "logistic", "seed": 7},
+        device="cpu",
+    )
+    assert main(["bundle", "show", "told"]) == 0
+    shown = capsys.readouterr().out
+    for said in (
+        "mean over tokens of layer 1",
+        "expert Gemma3ForConditionalGeneration in",
+        "each encoder's vector scaled to length one",
+        "dicom, 112 px, and 2 x 2 crops",
+        "linear",
+        "platt, on local studies on 2026-01-31",
+        "120 images of 90 patients; positives: pneumothorax 61, nodule 12",
+        "shifted to prevalence pneumothorax 0.03",
+        "for a sensitivity of 0.95",
+        "NOT supported for nodule: 59 positives are needed",
+        "method: logistic",
+        "seed: 7",
+    ):
+        assert said in shown
+    assert main(["bundle", "show", "--json", "told"]) == 0
+    document = json.loads(capsys.readouterr().out)["bundle"]
+    assert (document["schema_version"], document["calibration"]["images"]) == (2, 120)
+
+
+def test_show_says_that_a_bundle_was_not_calibrated_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bundle", "show", str(BUNDLE)]) == 0
+    assert "NOT on local studies" in capsys.readouterr().out
+    assert main(["bundle", "show", "--json", str(BUNDLE)]) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"]["schema_version"] == 1

@@ -14,6 +14,7 @@ from triage.cli.command_line import main, parser
 VERBS = {
     "run", "status", "worklist", "show", "requeue", "priority", "acknowledge", "quarantine",
     "bundle", "check", "migrate", "send", "demo", "metrics", "backup", "restore",
+    "embed", "train", "calibrate", "evaluate", "explain", "replay", "drift", "simulate",
 }  # fmt: skip
 FAMILIES = {
     "quarantine": {"list", "show", "release", "discard"},

@@ -175,6 +175,14 @@ def test_a_commit_survives_power_cuts(sqlite_url: str) -> None:
     db.dispose()
 
 
+def test_what_is_sorted_is_not_spilled_to_files_beside_the_database(sqlite_url: str) -> None:
+    db, memory = open_database(sqlite_url), 2
+    for transaction in (db.write, db.read):
+        with transaction() as connection:
+            assert connection.exec_driver_sql("PRAGMA temp_store").scalar_one() == memory
+    db.dispose()
+
+
 # --- errors
 
 

@@ -44,6 +44,13 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_what_a_reader_sorts_is_not_spilled_to_files(sqlite_url: str) -> None:
+    reader, memory = reading.open_reader(sqlite_url), 2
+    with reader.snapshot():
+        assert reader.value("PRAGMA temp_store") == memory
+    reader.close()
+
+
 def test_a_database_without_tables_has_no_revision_and_names_the_migration(
     tmp_path: Path, postgres_uri: str
 ) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import CheckConstraint, Inspector, insert, inspect
 import triage.database.tables
 import triage.database.tables_history
 import triage.database.tables_house
+import triage.database.tables_learning
 from tests.builders import make_arrival
 from tests.database.conftest import Room
 from triage.database.base import Base
@@ -80,6 +81,7 @@ def test_migrations_and_tables_describe_the_same_database(database: Database) ->
     assert triage.database.tables
     assert triage.database.tables_history
     assert triage.database.tables_house
+    assert triage.database.tables_learning
     with database.read() as connection:
         context = MigrationContext.configure(
             connection,

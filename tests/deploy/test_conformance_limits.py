@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.assurance import requirement
+from tests.assurance import Evidence, requirement
 from tests.deploy.live import associated, marked, proposing
 from tests.ingest.doors import Door, listening
 from tests.ingest.raw_peer import (
@@ -53,7 +53,7 @@ REJECTED_BY: dict[Codes, bytes] = {
 
 @requirement("N13")
 @requirement("N6")
-def test_each_rejection_is_met_with_its_codes() -> None:
+def test_each_rejection_is_met_with_its_codes(evidence: Evidence) -> None:
     rows = {(int(row[0]), int(row[1]), int(row[2])): row for row in marked("rejections")}
     assert set(rows) == set(REJECTED_BY)
     peers = (PeerConfig(ae_title="RAW", address="127.0.0.1"),)
@@ -65,7 +65,9 @@ def test_each_rejection_is_met_with_its_codes() -> None:
         for codes, said in REJECTED_BY.items():
             with calling(receiver.port) as peer:
                 peer.say(said)
-                assert peer.hear() == (REJECTED, bytes((0, *codes))), rows[codes]
+                heard = peer.hear()
+            evidence.record(trials=1, losses=int(heard != (REJECTED, bytes((0, *codes)))))
+            assert heard == (REJECTED, bytes((0, *codes))), rows[codes]
     for (result, _, _), row in rows.items():
         assert ("again later" in row[4]) == (result == 2), row
 
@@ -80,14 +82,16 @@ ABORTED_BY: dict[tuple[int, int], bytes] = {
 
 
 @requirement("N13")
-def test_each_abort_is_met_with_its_source_and_reason() -> None:
+def test_each_abort_is_met_with_its_source_and_reason(evidence: Evidence) -> None:
     rows = {(int(row[0]), int(row[1])) for row in marked("aborts")}
     assert rows == set(ABORTED_BY)
     with listening(Door()) as receiver:
         for codes, said in ABORTED_BY.items():
             with established(receiver.port) as peer:
                 peer.say(said)
-                assert peer.abort_of() == codes
+                heard = peer.abort_of()
+            evidence.record(trials=1, losses=int(heard != codes))
+            assert heard == codes
 
 
 def test_titles_are_compared_with_case_and_without_spaces() -> None:

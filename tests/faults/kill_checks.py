@@ -1,17 +1,18 @@
 """What must hold after any number of kills, asked of the database and the store from outside."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Row, case, func, select, text
 
 from tests.faults.killing import Sent, body_digest
 from triage.database.connection import Database
 from triage.database.tables import Instance, ObjectEvent, ResultRow, Study
 from triage.database.tables_house import JobEvent, JobRow
-from triage.records import Analysis, JobKind, JobState, StudyState
+from triage.records import Analysis, JobKind, JobState, Mode, ObjectState, StudyState, Subject
 
 AGAIN = "trial_embedded_again"
 # An embedding that is offered under a key that is there was computed a second time.
@@ -44,6 +45,8 @@ class Findings:
     stuck: int = 0  # jobs that neither ended nor can
     finished_twice: int = 0  # jobs with two ends
     two_results: int = 0  # subjects with two results of one bundle and generation
+    two_current: int = 0  # subjects of which two served results count: the trials serve one bundle
+    mismatched: int = 0  # settled studies that say other than their current results
     computed_again: int = 0  # embeddings that were there
     leftovers: int = 0  # half-written files
 
@@ -97,7 +100,7 @@ def examine(
         rows = connection.execute(select(Instance.sop_instance_uid, Instance.path)).all()
         events = {uid for (uid,) in connection.execute(select(ObjectEvent.sop_instance_uid))}
         held = {row.sop_instance_uid: store / row.path for row in rows}
-        missing = [uid for uid in wanted if uid not in held or not held[uid].is_file()]
+        missing = _missing(held, wanted)
         rows_of = Counter(row.sop_instance_uid for row in rows)
         return Findings(
             missing=len(missing),
@@ -118,12 +121,39 @@ def examine(
                     ResultRow.bundle_digest, ResultRow.mode,
                 )
             ),
+            two_current=_groups(
+                connection, select(ResultRow.subject_id)
+                .group_by(ResultRow.subject, ResultRow.subject_id, ResultRow.mode),
+                of=func.sum(case((ResultRow.current, 1), else_=0)),
+            ),
+            mismatched=_mismatched(connection),
             computed_again=(
                 connection.execute(text(f"SELECT count(*) FROM {AGAIN}")).scalar_one()
                 if watched else 0
             ),
             leftovers=sum(1 for path in (store / "incoming").rglob("*.part") if path.is_file()),
         )  # fmt: skip
+
+
+def unheld(db: Database, store: Path, answered: Collection[str]) -> dict[str, int]:
+    """Count what was answered with success and has not one row, no file, or no disposition."""
+    with db.read() as connection:
+        rows = connection.execute(select(Instance.sop_instance_uid, Instance.path)).all()
+        events = {uid for (uid,) in connection.execute(select(ObjectEvent.sop_instance_uid))}
+        waiting = _waiting(connection) + _stuck(connection)
+    rows_of = Counter(row.sop_instance_uid for row in rows)
+    held = {row.sop_instance_uid: store / row.path for row in rows}
+    counts = {
+        "without a row or a file": len(_missing(held, answered)),
+        "with two rows": sum(1 for uid in answered if rows_of[uid] > 1),
+        "without a disposition": sum(1 for uid in answered if uid not in events),
+        "studies and analyses still waiting": waiting,
+    }
+    return {what: count for what, count in counts.items() if count}
+
+
+def _missing(held: Mapping[str, Path], wanted: Iterable[str]) -> list[str]:
+    return [uid for uid in wanted if uid not in held or not held[uid].is_file()]
 
 
 def _stuck(connection: Connection) -> int:
@@ -142,7 +172,55 @@ def count(connection: Connection, column: object, *conditions: object) -> int:
     return int(connection.execute(select(func.count(column)).where(*conditions)).scalar_one())  # type: ignore[arg-type]
 
 
-def _groups(connection: Connection, grouped: object) -> int:
-    """How many groups have more than one row."""
-    many = grouped.having(func.count() > 1).subquery()  # type: ignore[attr-defined]
+def _groups(connection: Connection, grouped: object, *, of: object = None) -> int:
+    """How many groups have more than one row, or a sum above one."""
+    counted = func.count() if of is None else of
+    many = grouped.having(counted > 1).subquery()  # type: ignore[attr-defined, operator]
     return int(connection.execute(select(func.count()).select_from(many)).scalar_one())
+
+
+def _mismatched(connection: Connection) -> int:
+    """How many settled studies say other than their current served results, read one by one.
+
+    The rule is told here again, so that a mistake in the program's own cannot hide itself: with a
+    failure or a conflict a study has failed, else with a part that was looked at it is analysed;
+    every image and series has a result; what is flagged of a part is flagged of the study.
+    """
+    said: dict[int, list[Row[Any]]] = defaultdict(list)
+    results = select(
+        ResultRow.study_id, ResultRow.subject, ResultRow.subject_id, ResultRow.analysis,
+        ResultRow.findings, ResultRow.mode, ResultRow.current,
+    )  # fmt: skip
+    for row in connection.execute(results):
+        if row.current and row.mode == Mode.SERVE:
+            said[row.study_id].append(row)
+    subjects: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    conflicts: set[int] = set()
+    held = select(
+        Instance.study_id, Instance.subject, Instance.id, Instance.series_id, Instance.state
+    )
+    for row in connection.execute(held):
+        if row.subject is not None:
+            of = row.id if row.subject == Subject.IMAGE else row.series_id
+            subjects[row.study_id].add((row.subject, of))
+        if row.state == ObjectState.CONFLICT:
+            conflicts.add(row.study_id)
+    settled = select(Study.id, Study.analysis, Study.findings).where(
+        Study.state != StudyState.ARRIVING, Study.analysis != Analysis.PENDING
+    )
+    return sum(
+        1 for study in connection.execute(settled)
+        if not subjects[study.id] <= {(row.subject, row.subject_id) for row in said[study.id]}
+        or study.analysis != _analysis_of(said[study.id], conflict=study.id in conflicts)
+        or _flagged(study.findings) != set().union(*(_flagged(r.findings) for r in said[study.id]))
+    )  # fmt: skip
+
+
+def _analysis_of(results: Iterable[Row[Any]], *, conflict: bool) -> Analysis:
+    states = {row.analysis for row in results} | ({Analysis.FAILED} if conflict else set())
+    order = (Analysis.FAILED, Analysis.ANALYSED)
+    return next((state for state in order if state in states), Analysis.NOT_ELIGIBLE)
+
+
+def _flagged(findings: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {finding["name"] for finding in findings if finding["flagged"]}

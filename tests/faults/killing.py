@@ -31,6 +31,8 @@ TITLE = "TRIAGE"
 SENDERS = ("storescu", "dcmsend", "storescu", "dcmsend")
 BATCH = 12  # objects of one association
 AGAIN = 3  # of these, at most, answered before and sent once more
+# Of the objects, by turns: what is sent once more would come back if it had been lost.
+AGAIN_EVERY = 2
 SLICES = 50  # of one CT study
 PREAMBLE_BYTES = 132
 AT_START_UP = 0.1  # share of the kills that do not wait for the receiver to listen
@@ -238,7 +240,8 @@ def end_process(pid: int) -> None:
 class Senders:
     """DCMTK senders in loops: what is not answered 0x0000 is sent again, some of the rest too.
 
-    `answered` counts by UID how often 0x0000 was read, `others` the other statuses.
+    Half of what was answered is never sent again: the store has it from its one success or not at
+    all. `answered` counts by UID how often 0x0000 was read, `others` the other statuses.
     """
 
     def __init__(
@@ -253,8 +256,9 @@ class Senders:
         self.others: Counter[str] = Counter()
         self._port = port
         self._backlog = deque(objects)
+        self._repeated = {each.uid for each in list(self._backlog)[::AGAIN_EVERY]}
         self._pending: deque[Sent] = deque()
-        self._held: list[Sent] = []  # answered at least once
+        self._held: list[Sent] = []  # answered at least once, and may be sent again
         self._open = 0  # in some sender's hands
         self._guard = threading.Lock()
         self._stopping = threading.Event()
@@ -316,7 +320,7 @@ class Senders:
                 (self.answered if status == "0000" else self.others)[
                     uid if status == "0000" else status
                 ] += 1
-            self._held += [each for each in batch[:fresh] if each.uid in success]
+            self._held += [each for each in batch[:fresh] if each.uid in success & self._repeated]
             self._pending.extend(each for each in batch[:fresh] if each.uid not in success)
 
 

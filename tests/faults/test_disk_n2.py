@@ -4,7 +4,8 @@ A sender stores images of 1 MiB until it is refused, and goes on offering. Bound
 comes when the next image would eat into [store] minimum_free_mib, not before and not after; it is
 A7xx; what was acknowledged is all there, byte for byte, while another program fills what is left;
 `triage status` names the cause; when there is space again, the sender's next try succeeds and the
-cause is gone. The same disk is then given to other receivers.
+cause is gone. Other receivers then get the same images on a disk of 16 MiB, without a margin, as
+they have none by default.
 """
 
 from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.assurance import Evidence, requirement
-from tests.benchmarks.measuring import LeftOut, postgres
+from tests.benchmarks.measuring import LeftOut, free_port, postgres, wait_for_port
 from tests.faults import kill_checks, peers
 from tests.faults.killing import (
     Daemon,
@@ -71,7 +72,7 @@ def test_d1_what_was_answered_survives_the_daemons_death_at_any_moment(
                 senders,
                 kills=kills,
                 draw=random.Random(SEED),
-                longest_s=1.2,
+                longest_s=0.4,  # in which the 50 objects of one life take about half
                 at_work=partial(worker_at_work, daemon) if long else None,
                 at_work_every=20,
             )
@@ -121,6 +122,22 @@ def test_d1_beside_other_receivers(tmp_path: Path, evidence: Evidence, long: boo
     losses = found.missing + found.altered + found.doubled
     evidence.record(trials=kills, losses=losses, worst=f"{len(answered):,} answered", peers=told)
     assert losses == 0
+
+
+def test_a_lost_object_does_not_come_back_by_being_sent_again(tmp_path: Path) -> None:
+    sent = write_objects(tmp_path / "sent", 24, radiographs_every=0)
+    port = free_port()
+    receiver = subprocess.Popen(["storescp", "--ignore", str(port)])
+    try:
+        wait_for_port(port, receiver)
+        with Senders(sent, port, seed=SEED) as senders:
+            senders.release(len(sent))
+            until(lambda: senders.stores >= 3 * len(sent))
+    finally:
+        receiver.kill()
+        receiver.wait()
+    assert len(senders.answered) == len(sent)
+    assert sum(1 for count in senders.answered.values() if count == 1) >= len(sent) // 2
 
 
 def _answered_in_a_storm(receiver: Receiver, sent: Sequence[Sent], kills: int) -> set[str]:

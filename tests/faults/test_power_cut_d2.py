@@ -25,8 +25,6 @@ from tests.faults.power_cut import Recording, strace
 from tests.flows.program import Program, until
 from tests.ingest.raw_peer import RELEASE_RQ, established, message, store_rq
 
-pytestmark = pytest.mark.long_only
-
 SEED = 20260105
 SENDERS = 4
 MOST = 1000  # objects

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assurance import requirement
+from tests.assurance import Evidence, requirement
 from tests.dicom_files import corpus_root
 from tests.flows import corpus
 from tests.flows.corpus import NOT_SENT, Ledger, Sample
@@ -36,11 +36,11 @@ def without_model(sqlite_url: str, tmp_path: Path) -> Iterator[Program]:
         program.stop()
 
 
-@requirement("N4")
+@requirement("N4", bound="each file of the development data ends in the state that is its own")
 @requirement("I4")
 @pytest.mark.parametrize("tool", ["dcmsend", "storescu"])
 def test_each_file_sent_by_c_store_ends_where_it_should(
-    without_model: Program, files: list[Sample], tool: str
+    without_model: Program, files: list[Sample], tool: str, evidence: Evidence
 ) -> None:
     program = without_model.start()
     port = program.port()
@@ -55,15 +55,16 @@ def test_each_file_sent_by_c_store_ends_where_it_should(
     actual = {sample.name: _final(ledger, came.get(sample.name)) for sample in files}
     ledger.close()
     corpus.write_down(program.directory / f"{tool}.csv", actual)
-    right = corpus.allowed(files, actual, tool)
-    assert _wrong(actual, right) == {}
+    wrong = _wrong(actual, corpus.allowed(files, actual, tool))
+    evidence.record(code="N4", trials=len(files), losses=len(wrong))
+    assert wrong == {}
     assert actual == corpus.recorded(tool)
     _assert_sound(program)
 
 
-@requirement("N4")
+@requirement("N4", bound="each file of the development data ends in the state that is its own")
 def test_each_file_dropped_into_the_folder_ends_where_it_should(
-    without_model: Program, files: list[Sample]
+    without_model: Program, files: list[Sample], evidence: Evidence
 ) -> None:
     program = without_model
     for number, sample in enumerate(files):
@@ -81,7 +82,9 @@ def test_each_file_dropped_into_the_folder_ends_where_it_should(
         actual[sample.name] = _state_of_bytes(ledger, sample) if state == "stored" else state
     ledger.close()
     corpus.write_down(program.directory / "folder.csv", actual)
-    assert _wrong(actual, corpus.allowed_in_any_order(files)) == {}
+    wrong = _wrong(actual, corpus.allowed_in_any_order(files))
+    evidence.record(trials=len(files), losses=len(wrong))
+    assert wrong == {}
     alone = {each.name for each in files if not corpus.same_uid(files, each)}
     record = corpus.recorded("folder")
     assert {name: actual[name] for name in alone} == {name: record[name] for name in alone}

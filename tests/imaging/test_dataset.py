@@ -163,3 +163,26 @@ def test_an_error_never_quotes_the_header() -> None:
             messages.append(str(error))
     assert messages
     assert "SECRET" not in " ".join(messages).upper()
+
+
+def sequence(item: bytes, count: int) -> bytes:
+    """An explicit VR sequence of undefined length with so many equal items."""
+    head = struct.pack("<HH2sHL", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+    whole = struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item
+    return head + whole * count + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+
+
+@requirement("S2")
+def test_more_items_than_memory_should_hold_are_refused_before_they_are_parsed() -> None:
+    with pytest.raises(DecodeError, match="more than 150000 items"):
+        parse(sequence(b"", 150_001), LIMITS)
+
+
+@requirement("S2")
+def test_character_sets_without_end_are_refused_before_they_are_parsed() -> None:
+    value = b"x\\" * 16384
+    element = struct.pack("<HH2sH", 0x0008, 0x0005, b"CS", len(value)) + value
+    began_s = time.process_time()
+    with pytest.raises(DecodeError, match="character sets"):
+        parse(sequence(element, 20), LIMITS)
+    assert time.process_time() - began_s < 1

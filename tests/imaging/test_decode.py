@@ -25,6 +25,7 @@ from tests.dicom_files import (
     to_bytes,
 )
 from triage.errors import DecodeError, DecodeUnsupported, TriageError
+from triage.imaging.codecs import FrameShape, decode_frame
 from triage.imaging.dataset import DecodeLimits, parse
 from triage.imaging.decode import Decoded, decode_frames, describe, pixel_digest
 
@@ -248,6 +249,52 @@ def test_a_code_stream_that_claims_a_huge_size_is_refused_before_decoding() -> N
     ds.PixelData = data
     with pytest.raises(DecodeError, match="differs from the header"):
         values(ds)
+
+
+def jpeg_2000(
+    size: int, *, tile: int = 0, precinct: int = 0, block: int = 6
+) -> tuple[bytes, bytes]:
+    """An empty grey code stream of eight bits: up to its COD segment, and from it on.
+
+    Exponents of precinct and code block; a precinct of 0 stands for "as large as possible".
+    """
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">HH", marker, len(body) + 2) + body
+
+    siz = struct.pack(">H8LH3B", 0, size, size, 0, 0, tile or size, tile or size, 0, 0, 1, 7, 1, 1)
+    cod = bytes((1, 0, 0, 1, 0, 0, block - 2, block - 2, 0, 1, precinct * 0x11 or 0xFF))
+    rest = segment(0xFF5C, bytes((0x40, 8 << 3))) + segment(
+        0xFF90, struct.pack(">HLBB", 0, 0, 0, 1)
+    )
+    first = b"\xff\x4f" + segment(0xFF51, siz)
+    return first, segment(0xFF52, cod) + rest + b"\xff\x93" + bytes(64) + b"\xff\xd9"
+
+
+def hidden_in_a_tile_part() -> bytes:
+    first, harmless = jpeg_2000(2048)
+    cod = jpeg_2000(2048, precinct=1)[1][:15]
+    return first + harmless.replace(b"\xff\x93", cod + b"\xff\x93")
+
+
+DIVIDED = {
+    "tiles": b"".join(jpeg_2000(2048, tile=4)),
+    "precincts": b"".join(jpeg_2000(2048, precinct=1)),
+    "code blocks": b"".join(jpeg_2000(2048, block=2)),
+    "precincts of one tile-part": hidden_in_a_tile_part(),
+}
+
+
+@requirement("S2")
+@pytest.mark.parametrize("stream", DIVIDED.values(), ids=DIVIDED)
+def test_a_code_stream_of_more_parts_than_any_image_is_refused_before_decoding(
+    stream: bytes,
+) -> None:
+    shape = FrameShape(rows=2048, columns=2048, samples=1, bits_allocated=8)
+    with pytest.raises(DecodeError, match="tiles or blocks"):
+        decode_frame(stream, uid.JPEG2000Lossless, shape)
+    usual = b"".join(jpeg_2000(2048, tile=256, precinct=8))
+    assert decode_frame(usual, uid.JPEG2000Lossless, shape).values.shape == (2048, 2048)
 
 
 @requirement("S2")

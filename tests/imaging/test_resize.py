@@ -1,10 +1,12 @@
 """The numpy resize equals torch's, with and without antialiasing."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
-from triage.imaging.resize import pad_to_square, resize
+from triage.imaging.resize import resize, to_square
 
 SIZES = [(64, 48, 32), (31, 77, 20), (20, 20, 20), (7, 5, 31), (513, 401, 112), (3, 400, 56)]
 
@@ -40,14 +42,39 @@ def test_a_constant_image_stays_constant() -> None:
         np.testing.assert_allclose(resize(image, 16, 99, antialias=antialias), 0.7, atol=1e-6)
 
 
-def test_padding_centres_the_image_on_black() -> None:
-    padded = pad_to_square(np.ones((2, 3, 6), np.float32))
-    assert padded.shape == (2, 6, 6)
-    assert padded[:, 1:4].all()
-    assert not padded[:, 0].any()
-    assert not padded[:, 4:].any()
+def test_a_square_has_the_image_centred_on_black() -> None:
+    square = to_square(np.ones((2, 3, 6), np.float32), 6)
+    assert square.shape == (2, 6, 6)
+    assert square[:, 1:4].all()
+    assert not square[:, 0].any()
+    assert not square[:, 4:].any()
 
 
-def test_a_square_image_is_not_padded() -> None:
+def test_a_square_image_of_that_size_stays_as_it_is() -> None:
     image = np.random.default_rng(0).random((5, 5), np.float32)
-    np.testing.assert_array_equal(pad_to_square(image), image)
+    np.testing.assert_array_equal(to_square(image, 5), image)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("height", "width", "size_px"), SIZES)
+def test_a_square_equals_the_padded_image_resized(
+    height: int, width: int, size_px: int, antialias: bool
+) -> None:
+    image = np.random.default_rng(width).random((2, height, width), np.float32)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded = np.zeros((2, side, side), np.float32)
+    padded[:, top : top + height, left : left + width] = image
+    np.testing.assert_array_equal(
+        to_square(image, size_px, antialias=antialias),
+        resize(padded, size_px, size_px, antialias=antialias),
+    )
+
+
+def test_a_long_strip_takes_no_more_memory_than_itself() -> None:
+    strip = np.ones((1, 40, 16384), np.float32)
+    tracemalloc.start()
+    to_square(strip, 64)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 32 * 2**20  # the square alone would be 1,024 MiB

@@ -123,7 +123,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown key": (lambda d: d.update(colour=1), "'colour'.*unknown"),
     "missing key": (lambda d: d.pop("view"), "'view'.*missing"),
     "unknown key inside": (lambda d: d["view"].update(zoom=2), "'zoom'.*unknown"),
-    "other schema": (lambda d: d.update(schema_version=2), "schema_version"),
+    "other schema": (lambda d: d.update(schema_version=3), "schema_version"),
     "unknown rendering": (lambda d: d["view"].update(rendering="x-ray"), "rendering"),
     "size out of range": (lambda d: d["view"].update(size_px=100_000), "size_px"),
     "size as text": (lambda d: d["view"].update(size_px="56"), "size_px"),

@@ -17,12 +17,11 @@ from triage.inference.bundle_making import init_bundle
 from triage.inference.captioner import (
     MAXIMUM_CHARACTERS,
     Captioner,
-    chat,
     checked,
     load_captioner,
-    prompt_digest,
 )
 from triage.inference.encoder import load_encoder
+from triage.inference.writer import chat, prompt_digest
 from triage.pocket import BUNDLE
 from triage.pocket.dataset import chests
 from triage.records import Caption

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from tests.assurance import requirement
 from triage.errors import InferenceError
-from triage.inference.bundle import Bundle, Head
+from triage.inference.bundle import Bundle
+from triage.inference.calibration import Calibration, sigmoid
 from triage.inference.classifier import (
     NO_CLASSIFIER,
     OUT_OF_DISTRIBUTION,
     classify,
     classify_subject,
     probabilities,
-    sigmoid,
 )
+from triage.inference.heads import LinearHead
 from triage.records import Rank
 
 WIDTH = 48
@@ -107,16 +108,17 @@ def test_extreme_logits_stay_probabilities() -> None:
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=2), st.floats(0.01, 20))
 @settings(max_examples=50, deadline=None)
 def test_more_evidence_never_lowers_a_probability(start: list[float], more: float) -> None:
-    head = Head(
+    head = LinearHead(
         mean=np.zeros(2),
         scale=np.full(2, 3.0),
         weights=np.array([[1.0, 0.0]]),
         intercept=np.zeros(1),
-        platt_slope=np.full(1, 1.5),
-        platt_intercept=np.zeros(1),
+    )
+    calibration = Calibration(
+        kind="platt", slope=np.full(1, 1.5), intercept=np.zeros(1), shift=np.zeros(1)
     )
     raised = [start[0] + more, start[1]]
-    low, high = probabilities(head, np.array([start, raised]))[:, 0]
+    low, high = probabilities(head, calibration, np.array([start, raised]))[:, 0]
     assert high >= low
 
 

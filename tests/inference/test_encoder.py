@@ -23,6 +23,7 @@ from triage.errors import (
     TriageError,
 )
 from triage.inference.bundle import Bundle, known_vector
+from triage.inference.device import on_device
 from triage.inference.encoder import (
     Encoder,
     check_known_answer,
@@ -287,3 +288,12 @@ def test_an_answer_that_is_not_a_number_does_not_pass(medgemma: Bundle) -> None:
 
     with pytest.raises(KnownAnswerError):
         check_known_answer(medgemma, replace(encoder, tower=tower))
+
+
+def test_weights_that_are_moved_to_a_device_can_still_be_trained() -> None:
+    """A GPU makes new tensors of them; CPU does not, so the guard is asked itself."""
+    moved = on_device(lambda: torch.ones(2) * 2.0, final=False)
+    weight = torch.nn.Parameter(moved)
+    (weight * 3.0).sum().backward()
+    assert weight.grad is not None
+    assert on_device(lambda: torch.ones(2) * 2.0).is_inference()

@@ -17,9 +17,10 @@ from transformers import (
     SiglipModel,
 )
 
-from triage.inference.bundle import Head
-from triage.inference.bundle_fields import FindingSpec, Gate
+from triage.inference.bundle_fields import CalibrationRecord, FindingSpec, Gate
 from triage.inference.bundle_making import Fitted
+from triage.inference.calibration import Calibration
+from triage.inference.heads import LinearHead
 from triage.pocket.model import CHAT_TEMPLATE, build_tokenizer
 from triage.records import Code, Rank
 
@@ -149,14 +150,11 @@ def fitted(*, width: int) -> Fitted:
     bank[:, 2] += 3.0
     codes = Code(value="36118008", scheme="SCT", meaning="Pneumothorax"), None
     return Fitted(
-        head=Head(
-            mean=np.zeros(width),
-            scale=np.ones(width),
-            weights=weights,
-            intercept=zeros,
-            platt_slope=ones,
-            platt_intercept=zeros - 1.0,
+        head=LinearHead(
+            mean=np.zeros(width), scale=np.ones(width), weights=weights, intercept=zeros
         ),
+        calibration=Calibration(kind="platt", slope=ones, intercept=zeros - 1.0, shift=zeros),
+        record=CalibrationRecord(kind="platt", local=True),
         findings=(
             FindingSpec(
                 name="pneumothorax", code=codes[0], operating_point=0.5, raises_to=Rank.STAT

@@ -22,6 +22,7 @@ from tests.ingest.raw_peer import (
     elements,
     established,
     fragment,
+    hear_first,
     item,
     message,
     p_data,
@@ -88,6 +89,20 @@ def test_the_wrong_protocol_or_application_is_rejected() -> None:
             with calling(receiver.port) as peer:
                 peer.say(first)
                 assert peer.hear() == (REJECTED, answer)
+
+
+@requirement("N6")
+@pytest.mark.parametrize(
+    "title", [b"\tTRIAGE\r\n", b"\xa0TRIAGE\x85", b"\0TRIAGE", b"triage", b"TRI AGE"]
+)
+def test_what_only_looks_like_our_title_is_not_ours(title: bytes) -> None:
+    asked = request()
+    with listening(Door()) as receiver:
+        said = asked[:10] + title.ljust(16) + asked[26:]
+        assert hear_first(receiver.port, said) == (REJECTED, bytes((0, 1, 1, 7)))
+        for filled in (b"  TRIAGE", b"TRIAGE\0\0  ", b"TRIAGE".ljust(16, b"\0")):
+            said = asked[:10] + filled.ljust(16) + asked[26:]
+            assert hear_first(receiver.port, said)[0] == 2
 
 
 def test_an_abort_before_the_request_just_closes() -> None:

@@ -2,12 +2,22 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.assurance import requirement
-from triage.ingest.files import SourceChanged, chunks_of, open_source, span_of, stamp_of
+from triage.ingest.files import (
+    SourceChanged,
+    chunks_of,
+    delete_inside,
+    move_inside,
+    open_source,
+    span_of,
+    stamp_of,
+)
 from triage.ingest.stability import Candidate
 from triage.store import MIB
 
@@ -25,7 +35,7 @@ def read(found: Candidate, meanwhile: Callable[[Path], object] = lambda path: No
     """Read a file; after its first piece `meanwhile` happens to it."""
 
     def pieces() -> Iterator[bytes]:
-        with open_source(found) as source:
+        with open_source(found, found.path.parent) as source:
             for number, chunk in enumerate(chunks_of(source, found)):
                 assert len(chunk) <= MIB
                 yield bytes(chunk)
@@ -77,14 +87,43 @@ def test_a_link_is_not_followed(found: Candidate, tmp_path: Path) -> None:
     link = tmp_path / "link.dcm"
     link.symlink_to(found.path)
     with pytest.raises(OSError):  # noqa: PT011
-        open_source(Candidate(path=link, stamp=found.stamp, unchanged_since_s=0.0, closed=True))
+        open_source(
+            Candidate(path=link, stamp=found.stamp, unchanged_since_s=0.0, closed=True), tmp_path
+        )
 
 
 def test_a_file_that_is_cut_while_it_is_looked_at_gives_fewer_bytes(found: Candidate) -> None:
-    with open_source(found) as source:
+    with open_source(found, found.path.parent) as source:
         span = span_of(source, found)
         assert len(span) == found.stamp.size_bytes
         os.truncate(found.path, MIB)
         assert span[MIB - 1 : MIB + 10] == found.path.read_bytes()[-1:]
         assert span[2 * MIB :] == b""
         assert bytes(span.after(10)[:5]) == found.path.read_bytes()[10:15]
+
+
+def test_a_link_on_the_way_to_a_file_is_not_followed(found: Candidate, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "away").symlink_to(tmp_path)
+    through = replace(found, path=tmp_path / "in" / "away" / found.path.name)
+    for leave in (open_source, delete_inside, partial(move_inside, name=".done")):
+        with pytest.raises(OSError):  # noqa: PT011
+            leave(through, root=tmp_path / "in")
+    assert found.path.exists()
+
+
+def test_nothing_is_moved_out_of_a_folder_through_a_link(tmp_path: Path) -> None:
+    root, outside = tmp_path / "in", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / ".done").symlink_to(outside)
+    path = root / "a.dcm"
+    path.write_bytes(b"a")
+    stamp = stamp_of(path)
+    assert stamp is not None
+    with pytest.raises(OSError):  # noqa: PT011
+        move_inside(
+            Candidate(path=path, stamp=stamp, unchanged_since_s=0.0, closed=True), root, ".done"
+        )
+    assert path.exists()
+    assert list(outside.iterdir()) == []

@@ -208,6 +208,90 @@ def test_after_delete_only_what_is_held_is_deleted(
     assert settle(watcher, clock) == 0
 
 
+class Replaced:
+    """An intake; while it works, the sender puts another file in the place of the first."""
+
+    def __init__(self, intake: Intake, path: Path, other: bytes) -> None:
+        self._intake, self._path, self._other = intake, path, other
+        self.inspect = intake.inspect
+
+    def accept(self, *data: Any, **how: Any) -> Any:
+        outcome = self._intake.accept(*data, **how)
+        if self._other:
+            beside = self._path.with_name(".next")
+            beside.write_bytes(self._other)
+            beside.rename(self._path)
+            self._other = b""
+        return outcome
+
+
+@pytest.mark.parametrize("after", ["delete", "move"])
+def test_a_file_that_took_the_place_of_the_one_that_was_read_is_read_before_it_is_put_away(
+    database: Database, intake: Intake, folder: Path, clock: Clock, after: str
+) -> None:
+    path = folder / "a.dcm"
+    path.write_bytes(to_bytes(make_dx()))
+    door = Replaced(intake, path, to_bytes(make_dx()) + bytes(2))
+    config = FoldersConfig(watch=(folder,), after=after, stable_s=5.0, rescan_s=60.0)
+    watcher = FolderWatcher(door, database, config, maximum_object_mib=64, clock=clock)  # type: ignore[arg-type]
+    try:
+        settle(watcher, clock)
+        assert path.exists()
+        clock.pass_s(60)
+        settle(watcher, clock)
+    finally:
+        watcher.stop()
+    assert held(database) == 2
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("after", ["keep", "delete", "move"])
+def test_a_file_that_took_the_place_of_another_is_read_when_it_is_stable_not_at_the_rescan(
+    database: Database, intake: Intake, folder: Path, clock: Clock, after: str
+) -> None:
+    path = folder / "a.dcm"
+    path.write_bytes(to_bytes(make_dx()))
+    door = Replaced(intake, path, to_bytes(make_dx()) + bytes(2))
+    config = FoldersConfig(watch=(folder,), after=after, stable_s=5.0, rescan_s=3600.0)
+    watcher = FolderWatcher(door, database, config, maximum_object_mib=64, clock=clock)  # type: ignore[arg-type]
+    try:
+        settle(watcher, clock)
+        clock.pass_s(4)
+        assert watcher.turn() == 0
+        clock.pass_s(1)
+        assert watcher.turn() == 1
+    finally:
+        watcher.stop()
+    assert held(database) == 2
+
+
+class Overwritten(Replaced):
+    """An intake; before it reads, the sender writes the file anew."""
+
+    def accept(self, *data: Any, **how: Any) -> Any:
+        if self._other:
+            self._path.write_bytes(self._other)
+            self._other = b""
+        return self._intake.accept(*data, **how)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_when_it_is_stable_again(
+    database: Database, intake: Intake, folder: Path, clock: Clock
+) -> None:
+    path = folder / "a.dcm"
+    path.write_bytes(to_bytes(make_dx()))
+    door = Overwritten(intake, path, to_bytes(make_dx()) + bytes(2))
+    config = FoldersConfig(watch=(folder,), stable_s=5.0, rescan_s=3600.0)
+    watcher = FolderWatcher(door, database, config, maximum_object_mib=64, clock=clock)  # type: ignore[arg-type]
+    try:
+        assert settle(watcher, clock) == 0
+        clock.pass_s(5)
+        assert watcher.turn() == 1
+    finally:
+        watcher.stop()
+    assert held(database) == 1
+
+
 def test_a_file_of_the_same_name_is_taken_in_again_after_the_first_was_put_away(
     database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
 ) -> None:

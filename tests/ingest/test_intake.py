@@ -1,9 +1,13 @@
 """One door: each object is held, set aside or refused, with its trace; success means durable."""
 
+import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from sqlalchemy import text
 
 from tests.assurance import requirement
 from tests.dicom_files import compress, make_ct_series, make_dx, make_sr, to_bytes
+from tests.security.bombs import deflated_zeros
+from tests.security.watching import growing
 from triage.database.connection import Database, open_database
 from triage.errors import (
     CommandMismatch,
@@ -331,3 +337,39 @@ print("ANSWER", flush=True)
     places = [match.start() if (match := re.search(step, seen)) else -1 for step in steps]
     assert -1 not in places, places
     assert places == sorted(places), places
+
+
+class OneAfterTheOther:
+    """Chunks of an object; the last one is given when every sender has come so far."""
+
+    def __init__(self, data: bytes, together: threading.Barrier) -> None:
+        self._data, self._together = data, together
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._data
+        self._together.wait(30)
+
+
+@requirement("S2")
+def test_deflated_data_sets_that_come_together_are_inflated_two_at_a_time(
+    database: Database, store: Store
+) -> None:
+    senders, size_mib = 12, 24
+    head = bytes(split(to_bytes(make_dx())).encoded[:])
+    head = head[: head.index(b"\xe0\x7f\x10\x00")]
+    head += struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, size_mib << 20)
+    encoded = deflated_zeros(head, size_mib)
+    limits = HeaderLimits(maximum_header_mib=size_mib)
+    door = Intake(database, store, policies=Policies(), limits=limits)
+    door.start()
+    together = threading.Barrier(senders)
+    syntax = str(uid.DeflatedExplicitVRLittleEndian)
+
+    def send(_: int) -> None:
+        chunks = OneAfterTheOther(encoded, together)
+        door.accept(chunks, transfer_syntax_uid=syntax, source=Source.C_STORE)
+
+    with growing(os.getpid()) as growth, ThreadPoolExecutor(senders) as pool:
+        list(pool.map(send, range(senders)))
+    door.stop()
+    assert growth.mib[os.getpid()] < senders * size_mib / 2

@@ -212,3 +212,33 @@ def test_connections_that_come_and_go_leave_nothing_behind() -> None:
         assert eventually(lambda: receiver.connections_waiting == 0)
         assert eventually(lambda: threading.active_count() <= threads)
         assert receiver.associations == 0
+
+
+# --- senders that gather small writes
+
+
+def delayed_acknowledgements() -> int:
+    """Of the whole host, since it started (RFC 1122 4.2.3.2)."""
+    names, numbers = (
+        line.split()
+        for line in Path("/proc/self/net/netstat").read_text("ascii").splitlines()
+        if line.startswith("TcpExt:")
+    )
+    return int(numbers[names.index("DelayedACKs")])
+
+
+def delayed_by_forty_stores(port: int) -> int:
+    """DCMTK as packaged, and other senders, leave Nagle's algorithm on and write a store in two."""
+    with established(port) as peer:
+        before = delayed_acknowledgements()
+        for number in range(1, 41):
+            peer.say(p_data(fragment(store_rq(number), command=True, last=True)))
+            peer.say(p_data(fragment(b"x", command=False, last=True)))
+            assert peer.hear_status() == 0
+        return delayed_acknowledgements() - before
+
+
+def test_a_sender_that_gathers_small_writes_is_never_kept_waiting_for_an_acknowledgement() -> None:
+    with listening(Door()) as receiver:
+        # Others on this host may be kept waiting meanwhile, but not in every round.
+        assert min(delayed_by_forty_stores(receiver.port) for _ in range(4)) < 10

@@ -120,6 +120,14 @@ def test_empty_fragments_count_for_nothing_but_their_last() -> None:
     assert messages([stream, RELEASE_RQ]) == [(COMMAND, b"x")]
 
 
+@pytest.mark.parametrize("command", [True, False])
+def test_a_message_of_endless_empty_fragments_ends(command: bool) -> None:
+    begun = b"" if command else p_data(fragment(COMMAND, command=True, last=True))
+    empty = p_data(fragment(b"", command=command, last=False))
+    with pytest.raises(ProtocolError, match="empty fragments"):
+        messages([begun, empty * 1100, RELEASE_RQ])
+
+
 @pytest.mark.parametrize("size", [131066, 131065, 65536, 4090])
 @pytest.mark.parametrize("over", [-1, 0, 1])
 def test_objects_around_the_size_of_the_buffer_come_whole(size: int, over: int) -> None:

@@ -323,7 +323,7 @@ door.accept(to_bytes(make_dx()), source=Source.FOLDER)
 before = peak_mib()
 door.accept(fragments(), transfer_syntax_uid="1.2.840.10008.1.2.4.90", source=Source.C_STORE)
 large = frames(root / "large.dcm")
-with open_source(large) as source:
+with open_source(large, root) as source:
     door.inspect(span_of(source, large))
     door.accept(chunks_of(source, large), source=Source.FOLDER)
 print("GROWTH", peak_mib() - before)

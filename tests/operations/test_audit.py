@@ -1,12 +1,12 @@
 """From rows to spooled and delivered audit messages: none lost, none twice, nobody waits."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, new_uid
@@ -16,15 +16,17 @@ from triage.config import AuditConfig
 from triage.database import audit, worklist
 from triage.database.audit import Transfer, whole
 from triage.database.connection import open_database
+from triage.database.history import SETTLED_AFTER
 from triage.database.house import record_decision
-from triage.database.intake_log import record_refused
+from triage.database.intake_log import record_event, record_refused
+from triage.database.tables import ObjectEvent
 from triage.database.tables_house import Alarm, Event
-from triage.errors import TransientError
-from triage.operations.audit import LONGEST, QUIET, AuditTrail, note
-from triage.operations.audit_rejections import MOST_CALLERS, Rejections
+from triage.errors import ConfigError, TransientError
+from triage.operations.audit import LONGEST, QUIET, ROWS_A_SEGMENT, AuditTrail, note
 from triage.operations.audit_spool import Spool
 from triage.operations.audit_xml import Teller
-from triage.records import Source
+from triage.records import ObjectState, Source
+from triage.rules.identity import COMPARED
 
 TELLER = Teller(ae_title="TRIAGE", host="ward7")
 QUIET_S = QUIET.total_seconds() + 1
@@ -111,9 +113,13 @@ def test_a_long_series_is_one_message_once_it_has_come_to_its_end(
         house.clock.advance(QUIET.total_seconds() - 5)
         trail.turn()
     assert collector.taken == []
+    last_at = house.clock() - (QUIET - timedelta(seconds=5))
     house.clock.advance(QUIET_S)
     trail.turn()
     assert studies_told(collector) == [("1.2.3", 40)]
+    head = told(collector)[0].find("EventIdentification")
+    assert head is not None
+    assert datetime.fromisoformat(head.attrib["EventDateTime"]) == last_at
     trail.turn()
     assert len(collector.taken) == 1
 
@@ -201,16 +207,75 @@ def test_decisions_are_told_in_order_and_notes_go_once_they_are_told(
     note(house.db, what=audit.WORKLIST_READ, by="ben", detail={"all": True})
     house.clock.advance(QUIET_S)
     trail.turn()
-    people = [
+    assert requestors(collector) == ["SENDER", "anna", "anna", "ben"]
+    with house.db.read() as connection:
+        left = list(connection.execute(select(Event.what)).scalars())
+    assert left == ["acknowledge"]
+
+
+AHEAD_S = 3600.0
+
+
+@requirement("P2", bound="what a clock that was an hour ahead dated is told at once")
+def test_objects_of_a_clock_that_was_ahead_are_told_and_those_after_them_too(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    house.clock.advance(AHEAD_S)
+    slices(house, "1.1", 2)
+    house.clock.advance(-AHEAD_S)
+    slices(house, "1.2", 3)
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    assert studies_told(collector) == [("1.1", 2), ("1.2", 3)]
+
+
+@requirement("P2", bound="what a clock that was an hour ahead dated is told at once")
+def test_decisions_of_a_clock_that_was_ahead_are_told_and_those_after_them_too(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    house.clock.advance(AHEAD_S)
+    note(house.db, what=audit.WORKLIST_READ, by="anna", detail={})
+    house.clock.advance(-AHEAD_S)
+    note(house.db, what=audit.WORKLIST_READ, by="ben", detail={})
+    house.clock.advance(SETTLED_AFTER.total_seconds() + 1)
+    trail.turn()
+    assert requestors(collector) == ["anna", "ben"]
+
+
+def test_a_sender_during_a_step_of_the_clock_is_told_of_wholly_though_perhaps_in_parts(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    for ahead_s in (AHEAD_S, -AHEAD_S, AHEAD_S, -AHEAD_S):
+        house.clock.advance(ahead_s)
+        slices(house, "1.1", 5)
+        house.clock.advance(SETTLED_AFTER.total_seconds() + 1)
+        trail.turn()
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    assert sum(objects for _, objects in studies_told(collector)) == 20
+
+
+@pytest.mark.parametrize("skew_s", [1.0, -1.0])
+def test_the_newest_wait_until_lower_numbers_are_surely_committed(
+    house: Room, trail: AuditTrail, collector: Collector, skew_s: float
+) -> None:
+    settled_s = SETTLED_AFTER.total_seconds()
+    note(house.db, what=audit.WORKLIST_READ, by="anna", detail={})
+    house.clock.advance(skew_s if skew_s < 0 else settled_s - skew_s)
+    trail.turn()
+    assert collector.taken == []
+    house.clock.advance(settled_s + 2)
+    trail.turn()
+    assert requestors(collector) == ["anna"]
+
+
+def requestors(collector: Collector) -> list[str]:
+    return [
         participant.attrib["UserID"]
         for message in told(collector)
         for participant in message.findall("ActiveParticipant")
         if participant.attrib["UserIsRequestor"] == "true"
     ]
-    assert people == ["SENDER", "anna", "anna", "ben"]
-    with house.db.read() as connection:
-        left = list(connection.execute(select(Event.what)).scalars())
-    assert left == ["acknowledge"]
 
 
 @requirement("P2")
@@ -314,6 +379,94 @@ def test_a_spool_that_cannot_be_opened_is_an_alarm_and_not_an_end(
     assert studies_told(collector) == [("1.5", 1)]
 
 
+def test_a_sender_that_goes_on_is_not_told_of_with_another_that_has_ended(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    slices(house, "1.1", 2)
+    house.clock.advance(QUIET.total_seconds() - 10)
+    slices(house, "1.2", 3)
+    house.clock.advance(SETTLED_AFTER.total_seconds() + 1)
+    trail.turn()
+    assert studies_told(collector) == [("1.1", 2)]
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    assert studies_told(collector) == [("1.1", 2), ("1.2", 3)]
+
+
+def test_a_burst_that_fills_a_segment_is_told_before_it_has_ended(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    event = {
+        "at": house.clock(), "sop_instance_uid": "", "instance_id": None, "source": "c-store",
+        "sender_ae_title": "CT1", "reason": "no DICOM", "state": "refused",
+    }  # fmt: skip
+    with house.db.write() as connection:
+        connection.execute(insert(ObjectEvent), [event] * ROWS_A_SEGMENT)
+    house.clock.advance(SETTLED_AFTER.total_seconds() + 1)
+    trail.turn()
+    (message,) = collector.taken
+    assert f"{ROWS_A_SEGMENT} objects not taken in" in message
+
+
+def test_a_correction_is_an_update_and_the_verdict_on_pixels_no_transfer(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    header = make_header(study_instance_uid="1.1", has_pixels=False)
+    house.arrive(make_arrival(header))
+    outcome = house.arrive(make_arrival(header, content="corrected"))
+    with house.db.write() as connection:
+        record_event(
+            connection,
+            state=ObjectState.CONFLICT,
+            sop_instance_uid=header.sop_instance_uid,
+            instance_id=outcome.instance_id,
+            source=Source.C_STORE,
+            sender_ae_title="SENDER",
+            reason=COMPARED,
+            now=house.clock(),
+        )
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    heads = [message.find("EventIdentification") for message in told(collector)]
+    actions = [head.attrib["EventActionCode"] for head in heads if head is not None]
+    assert (actions, studies_told(collector)) == (["C", "U"], [("1.1", 1), ("1.1", 1)])
+
+
+def test_a_note_that_is_not_told_yet_is_kept(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    for person in ("anna", "ben"):
+        note(house.db, what=audit.WORKLIST_READ, by=person, detail={})
+        house.clock.advance(SETTLED_AFTER.total_seconds() - 1)
+    trail.turn()
+    assert requestors(collector) == ["anna"]
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    assert requestors(collector) == ["anna", "ben"]
+
+
+def test_a_delivery_that_is_configured_wrongly_is_an_alarm_and_not_an_end(
+    house: Room, tmp_path: Path
+) -> None:
+    def refuse(spool: Spool) -> int:
+        raise ConfigError("[audit] ca cannot be used")
+
+    config = AuditConfig(enabled=True, spool=tmp_path / "audit")
+    AuditTrail(house.db, config, TELLER, send=refuse).turn()
+    assert open_alarms(house) == ["audit_waits"]
+
+
+def test_an_alarm_of_an_earlier_run_is_closed(
+    house: Room, tmp_path: Path, collector: Collector
+) -> None:
+    collector.down = True
+    trail_of(house, tmp_path, collector).turn()
+    assert open_alarms(house) == ["audit_waits"]
+    collector.down = False
+    trail_of(house, tmp_path, collector).turn()
+    assert open_alarms(house) == []
+
+
 # --- what is whole
 
 
@@ -342,58 +495,14 @@ def transfer(first: int, last: int, *, at_s: float, until_s: float) -> Transfer:
         # the quiet one ends after the other has begun: both wait
         ([transfer(1, 40, at_s=0, until_s=10), transfer(30, 90, at_s=9, until_s=90)], 0),
         ([transfer(1, 90, at_s=-300, until_s=99)], 100),
+        # dated by a clock that was ahead: over, unless by less than the quiet time
+        ([transfer(1, 50, at_s=3700, until_s=3700)], 100),
+        ([transfer(1, 50, at_s=90, until_s=110)], 0),
     ],
 )
 def test_no_transfer_is_cut_in_two_before_its_time(some: list[Transfer], expected: int) -> None:
     now = Clock().now + timedelta(seconds=100)
     assert whole(some, to=100, now=now, quiet=QUIET, longest=LONGEST) == expected
-
-
-# --- rejections
-
-
-def caller(number: int = 1) -> tuple[str, str, str]:
-    return f"EVIL{number}", "192.0.2.9", "unknown"
-
-
-def noted(house: Room) -> list[tuple[str, int]]:
-    with house.db.read() as connection:
-        details = connection.execute(select(Event.detail).order_by(Event.id)).scalars()
-        return [(each["calling_ae_title"], each["times"]) for each in details]
-
-
-@requirement("N6")
-def test_the_first_rejection_is_noted_at_once_and_its_repetitions_together(house: Room) -> None:
-    seconds = [0.0]
-    rejections = Rejections(house.db, monotonic=lambda: seconds[0])
-    rejections.count(*caller())
-    rejections.turn()
-    assert noted(house) == [("EVIL1", 1)]
-    for _ in range(1000):
-        rejections.count(*caller())
-        rejections.turn()
-    assert len(noted(house)) == 1
-    seconds[0] = 61
-    rejections.turn()
-    assert noted(house) == [("EVIL1", 1), ("EVIL1", 1000)]
-
-
-def test_what_was_counted_is_noted_before_the_end(house: Room) -> None:
-    rejections = Rejections(house.db)
-    for _ in range(3):
-        rejections.count(*caller())
-        rejections.turn()
-    rejections.turn(last=True)
-    assert sum(times for _, times in noted(house)) == 3
-
-
-def test_a_flood_of_different_callers_is_bounded_and_counted(house: Room) -> None:
-    rejections = Rejections(house.db)
-    for number in range(10 * MOST_CALLERS):
-        rejections.count(*caller(number))
-    rejections.turn()
-    assert len(noted(house)) == MOST_CALLERS + 1
-    assert sum(times for _, times in noted(house)) == 10 * MOST_CALLERS
 
 
 def open_alarms(house: Room) -> list[str]:

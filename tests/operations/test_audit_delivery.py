@@ -241,3 +241,25 @@ def test_impossible_settings_are_refused(keys: dict[str, object]) -> None:
 def test_the_checker_of_the_schema_refuses_what_the_schema_refuses() -> None:
     with pytest.raises(AssertionError):
         check(MESSAGE)
+
+
+def test_segments_wait_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", maximum_mib=1)
+    spool.open()
+    spool.write("audit_objects", ["one"], after=0, to=900)
+    spool.write("audit_decisions", ["two"], after=0, to=5)
+    spool.write("audit_objects", ["three"], after=900, to=901)
+    said = [message for segment in spool.segments() for message in segment.messages()]
+    assert said == ["one", "two", "three"]
+
+
+def test_what_a_crash_left_half_written_is_no_segment_and_goes_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    (directory / "new.part").write_text("<AuditMessage>half")
+    spool = Spool(directory, maximum_mib=1)
+    assert spool.segments() == []
+    spool.open()
+    assert list(directory.iterdir()) == []

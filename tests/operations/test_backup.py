@@ -8,7 +8,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from triage.database.tables_house import Event, JobEvent, JobRow, RoleRow
 from triage.database.worklist import acknowledge
 from triage.errors import ObjectRefused, OutOfSpace, RevisionError, StaleLease, StoreError
 from triage.ingest.intake import Intake
-from triage.operations.backup import Backup, back_up
+from triage.operations.backup import ROUND_DAYS, Backup, back_up
 from triage.operations.backup_directory import BackupError
 from triage.operations.restore import Restored, restore, verify
 from triage.operations.retention import expire_due
@@ -373,6 +373,72 @@ def test_a_file_whose_bytes_have_changed_is_named_and_not_kept(sqlite_house: Hou
     assert not (sqlite_house.directory / "store" / bad).exists()
 
 
+def test_a_file_that_rots_in_the_backup_is_found_within_a_round_and_brought_anew(
+    sqlite_house: House,
+) -> None:
+    path = path_of(sqlite_house, sqlite_house.receive())
+    sqlite_house.back_up()
+    kept = sqlite_house.directory / "store" / path
+    shutil.copy(kept, kept.with_suffix(".copy"))  # as on another disk: bytes of its own
+    kept.with_suffix(".copy").replace(kept)
+    damage(kept)
+    today = datetime(2026, 1, 2, tzinfo=UTC)
+    again = [
+        sqlite_house.back_up(clock=lambda day=day: today + timedelta(days=day)).copied_bytes > 0
+        for day in range(ROUND_DAYS)
+    ]
+    assert again.count(True) == 1
+    verify(sqlite_house.directory)
+
+
+def test_a_damaged_copy_stays_where_the_store_has_none(sqlite_house: House) -> None:
+    path = path_of(sqlite_house, sqlite_house.receive())
+    sqlite_house.back_up()
+    kept = sqlite_house.directory / "store" / path
+    damage(kept)
+    sqlite_house.store.delete(path)
+    (sqlite_house.directory / "manifest.json").unlink()  # so that everything is read again
+    assert sqlite_house.back_up().manifest.missing == [path]
+    assert kept.exists()
+
+
+def test_a_link_in_the_backup_that_leads_into_the_store_deletes_nothing_there(
+    sqlite_house: House,
+) -> None:
+    sqlite_house.receive()
+    sqlite_house.back_up()
+    shutil.rmtree(sqlite_house.directory / "store")
+    (sqlite_house.directory / "store").symlink_to(sqlite_house.store.root)
+    # As an image that comes while the backup is made: it has no row at the backup's moment.
+    newcomer = sqlite_house.store.root / "objects" / "00" / f"00{62 * 'a'}.dcm"
+    newcomer.write_bytes(b"image")
+    with pytest.raises(BackupError, match="leads into the store"):
+        sqlite_house.back_up()
+    assert newcomer.exists()
+
+
+def test_a_folder_among_the_files_of_a_backup_is_left_alone(sqlite_house: House) -> None:
+    sqlite_house.receive()
+    sqlite_house.back_up()
+    (sqlite_house.directory / "store" / "objects" / "00" / "lost+found").mkdir()
+    sqlite_house.back_up()
+    verify(sqlite_house.directory)
+
+
+def test_a_file_that_a_link_stands_for_is_not_written_over(
+    sqlite_house: House, tmp_path: Path
+) -> None:
+    sqlite_house.receive()
+    sqlite_house.back_up()
+    other = tmp_path / "other"
+    other.write_text("theirs")
+    (sqlite_house.directory / "manifest.json.part").symlink_to(other)
+    sqlite_house.back_up()
+    assert other.read_text() == "theirs"
+    assert not (sqlite_house.directory / "manifest.json").is_symlink()
+    verify(sqlite_house.directory)
+
+
 def test_a_full_disk_is_seen_before_anything_is_copied(sqlite_house: House) -> None:
     sqlite_house.receive()
     with pytest.raises(OutOfSpace, match="are to stay free"):
@@ -431,6 +497,32 @@ def test_a_damaged_backup_is_refused_and_nothing_is_touched(
         sqlite_house.restore(new_url, new_store)
     assert not new_store.exists()
     assert not Path(new_url.removeprefix("sqlite:///")).exists()
+
+
+@requirement("D6")
+def test_what_is_whole_of_a_damaged_backup_comes_back_and_what_is_not_is_named(
+    sqlite_house: House, new_url: str, new_store: Path
+) -> None:
+    paths = [path_of(sqlite_house, sqlite_house.receive()) for _ in range(3)]
+    sqlite_house.back_up()
+    damage(sqlite_house.directory / "store" / paths[0])
+    (sqlite_house.directory / "store" / paths[1]).unlink()
+    with pytest.raises(BackupError, match="missing or damaged: 2, such as"):
+        sqlite_house.restore(new_url, new_store)
+    restored = sqlite_house.restore(new_url, new_store, partial=True)
+    assert restored.lost == sorted(paths[:2])
+    assert [path for path in paths if (new_store / path).exists()] == paths[2:]
+    assert len(rows(new_url, select(Instance))) == 3
+
+
+def test_the_database_alone_comes_back_though_files_are_damaged(
+    sqlite_house: House, new_url: str, new_store: Path
+) -> None:
+    path = path_of(sqlite_house, sqlite_house.receive())
+    sqlite_house.back_up()
+    (sqlite_house.directory / "store" / path).unlink()
+    sqlite_house.restore(new_url, new_store, with_objects=False)
+    assert len(rows(new_url, select(Instance))) == 1
 
 
 def test_a_backup_of_a_newer_program_is_refused(
@@ -534,11 +626,16 @@ def test_a_restore_that_was_broken_off_is_seen_and_can_be_repeated(
     db = open_database(target_url)
     assert (current_revision(db) or "").startswith("unfinished-restore-")
     db.dispose()
-    with pytest.raises(RevisionError):
+    with pytest.raises(RevisionError) as refused:
         migrate(target_url)  # as a unit does before it starts the daemon
+    assert "same `triage restore` again" in refused.value.hint
+    killed = new_store / "incoming" / "dead"  # as SIGKILL leaves it
+    killed.mkdir()
+    (killed / "database.sqlite").write_bytes(b"rows")
     sqlite_house.restore(target_url, new_store)
     assert rows(target_url, select(func.count()).select_from(Instance))[0][0] == 4
     assert len(rows(target_url, select(Event).where(Event.what == "restored"))) == 1
+    assert not killed.exists()
 
 
 def test_another_backup_does_not_take_up_where_a_restore_was_broken_off(
@@ -563,6 +660,15 @@ def beat(db: Database) -> None:
             connection, role="receive", host="h", pid=1, state="running", detail={}, now=now,
             started_at=now - timedelta(days=1),
         )  # fmt: skip
+
+
+def damage(path: Path) -> None:
+    """Change one bit in the file itself, as a disk does."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
 
 
 def path_of(house: House, outcome: ArrivalOutcome) -> str:

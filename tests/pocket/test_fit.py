@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from triage.inference.classifier import probabilities, sigmoid
+from triage.inference.calibration import sigmoid
+from triage.inference.classifier import probabilities
 from triage.pocket.fit import (
     auroc,
     brier,
@@ -54,14 +55,14 @@ def test_a_head_is_calibrated_on_what_it_was_not_fitted_on() -> None:
     random = np.random.default_rng(4)
     features = random.standard_normal((3_000, 4)) * 5 + 2
     truth = (random.random(3_000) < sigmoid(features[:, 0] - 2))[:, None]
-    head = fit_head(
+    head, calibration = fit_head(
         features[:1500],
         truth[:1500],
         held_vectors=features[1500:],
         held_truth=truth[1500:],
         l2=1e-3,
     )
-    chances = probabilities(head, features[1500:])[:, 0]
+    chances = probabilities(head, calibration, features[1500:])[:, 0]
     assert chances.mean() == pytest.approx(truth[1500:].mean(), abs=0.01)
 
 

@@ -47,6 +47,10 @@ class Fate:
         """Refused, quarantined, or held and said not to be analysed, with a reason."""
         return not self.held or (self.analysis in ENDED and bool(self.reason))
 
+    def told(self) -> str:
+        """Return what became of it, for a failure's message."""
+        return f"status {self.status}, {self.analysis} {self.reason}"
+
 
 class TracedProgram(Program):
     """The program under strace: each file that it opens for writing or names, each program."""
@@ -105,15 +109,9 @@ def attack(program: Program, objects: Iterator[Hostile]) -> list[Fate]:
 def _send(program: Program, port: int, pid: int, sent: Hostile) -> Fate:
     before_s = processor_s(pid)
     with growing(pid) as growth:
-        said = message(
-            store_rq(sop_class=sent.sop_class_uid, instance=sent.sop_instance_uid), sent.encoded
-        )
-        contexts = ((1, sent.sop_class_uid, (sent.transfer_syntax_uid,)),)
-        with established(port, contexts) as peer:
-            peer.connection.settimeout(PATIENCE_S)
-            began_s = time.monotonic()
-            status = _status(peer, said)
-            answered_s = time.monotonic() - began_s
+        began_s = time.monotonic()
+        status = status_of(port, sent)
+        answered_s = time.monotonic() - began_s
         found = ("", "")
         if status == 0:
             found = until(lambda: _decided(program, sent.study_instance_uid))
@@ -128,6 +126,17 @@ def _send(program: Program, port: int, pid: int, sent: Hostile) -> Fate:
         processor_s=processor_s(pid) - before_s,
         growth=growth,
     )
+
+
+def status_of(port: int, sent: Hostile) -> int | None:
+    """Send one object over an association of its own; return the status of the answer."""
+    said = message(
+        store_rq(sop_class=sent.sop_class_uid, instance=sent.sop_instance_uid), sent.encoded
+    )
+    contexts = ((1, sent.sop_class_uid, (sent.transfer_syntax_uid,)),)
+    with established(port, contexts) as peer:
+        peer.connection.settimeout(PATIENCE_S)
+        return _status(peer, said)
 
 
 def _status(peer: RawPeer, said: bytes) -> int | None:

@@ -19,6 +19,7 @@ from pydicom.encaps import encapsulate
 from tests.deploy.live import data_set
 from tests.dicom_files import DEFLATED_IMAGE_FRAME, compress, make_dx, make_image, to_bytes
 from triage.imaging.dataset import quiet_pydicom
+from triage.imaging.decode import Values
 
 SMALL = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 MIB = 1 << 20
@@ -157,6 +158,7 @@ def bombs() -> Iterator[Hostile]:
     yield hostile("JPEG-LS: a stream that claims 11000 x 11000", _claims_jpeg_ls(11000))
     yield hostile("JPEG 2000: a stream that claims 11000 x 11000", _claims_jpeg_2000(11000))
     yield hostile("JPEG 2000: tiles of one pixel", _claims_jpeg_2000(3000, tile=1))
+    yield hostile("JPEG 2000: 65,535 layers of 65,025 precincts", _precincts(255, layers=65535))
     yield hostile("deflated frame: 6000 x 6000 of zeros", _deflated_frame(6000))
     yield hostile("dimensions: 65,535 x 65,535", bare(Rows=65535, Columns=65535))
     yield hostile("frames: 500,000 where there is one", _frames("500000"))
@@ -168,19 +170,19 @@ def bombs() -> Iterator[Hostile]:
     yield hostile("count: 1,100,000 fragments", _fragments(1_100_000))
 
 
-def _deflated(name: str, *, zeros_mib: int, image: bool) -> Hostile:
+def _deflated(name: str, *, zeros_mib: int, image: bool, noise: bytes = b"") -> Hostile:
     ds = bare()
     head = data_set(ds)
     ds.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     head = head[: head.index(struct.pack("<HH2s", 0x7FE0, 0x0010, b"OW"))]
-    length = zeros_mib * MIB
+    length = zeros_mib * MIB + len(noise)
     if image:
         rows = struct.pack("<HH2sHH", 0x0028, 0x0010, b"US", 2, 64)
         columns = struct.pack("<HH2sHH", 0x0028, 0x0011, b"US", 2, 64)
         head = head.replace(rows, rows[:-2] + struct.pack("<H", 16384))
         head = head.replace(columns, columns[:-2] + struct.pack("<H", zeros_mib * 32))
     head += struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, length)
-    return hostile(name, ds, encoded=deflated_zeros(head, zeros_mib))
+    return hostile(name, ds, encoded=deflated_zeros(head + noise, zeros_mib))
 
 
 def deflated_zeros(head: bytes, zeros_mib: int) -> bytes:
@@ -217,7 +219,7 @@ def _claims_jpeg_2000(size: int, *, tile: int | None = None) -> Dataset:
     """A whole stream of 64 x 64 whose SIZ segment (ITU-T T.800 A.5.1) says something else."""
     ds = bare(uid.JPEG2000Lossless)
     ds.Rows = ds.Columns = size
-    stream = bytearray(imagecodecs.jpeg2k_encode(SMALL, codecformat="J2K", reversible=True))
+    stream = bytearray(_j2k(SMALL))
     start = stream.index(b"\xff\x51") + 6
     struct.pack_into(">2L", stream, start, size, size)
     struct.pack_into(">2L", stream, start + 16, *((tile or size,) * 2))
@@ -274,8 +276,79 @@ def _elements(count: int) -> bytes:
     return numbers.astype("<u4").tobytes()
 
 
-def _items(count: int) -> bytes:
-    return struct.pack("<HHL", 0x0040, 0x0275, count * 8) + EMPTY_ITEM * count
+def _items(count: int, content: bytes = b"") -> bytes:
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content
+    return struct.pack("<HHL", 0x0040, 0x0275, count * len(item)) + item * count
+
+
+# --- the most that passes (S2)
+
+
+def just_within() -> Iterator[Hostile]:
+    """Yield objects just below a limit, which are held and looked at, and must cost as little."""
+    yield _appended("within: 149,000 empty items", _items(149_000))
+    yield _appended("within: 599,000 elements", _elements(599_000))
+    yield _appended("within: 149,000 items of 3 elements", _items(149_000, _elements(3)))
+    yield _character_set("within: 130,000 character sets of no meaning", b"Q\\" * 130_000)
+    yield hostile("within: JPEG 2000 of 4,096 tiles", _tiled(64))
+    yield hostile("within: JPEG 2000 of 129,600 precincts", _precincts(360))
+    yield _deflated("within: deflated strip of 23 MiB", zeros_mib=23, image=True)
+
+
+def deflated_objects(count: int, *, zeros_mib: int) -> list[Hostile]:
+    """Return objects of one size; 2 MiB of noise in each make up for so many zeros."""
+    noise = os.urandom(2 * MIB)
+    return [
+        _deflated(f"deflate: {number}", zeros_mib=zeros_mib, image=False, noise=noise)
+        for number in range(count)
+    ]
+
+
+def _character_set(name: str, terms: bytes) -> Hostile:
+    ds = bare(uid.ImplicitVRLittleEndian)
+    if "SpecificCharacterSet" in ds:
+        del ds.SpecificCharacterSet
+    element = struct.pack("<HHL", 0x0008, 0x0005, len(terms)) + terms
+    return hostile(name, ds, encoded=element + data_set(ds))
+
+
+def _tiled(across: int) -> Dataset:
+    """A stream of one tile, told to be larger, and the tile as often as there is room for it."""
+    side, size = 16, across * 16
+    stream = bytearray(_j2k(SMALL[:side, :side]))
+    siz, tile_part = stream.index(b"\xff\x51") + 6, stream.index(b"\xff\x90")
+    struct.pack_into(">2L", stream, siz, size, size)
+    struct.pack_into(">2L", stream, siz + 16, side, side)
+    head, tile = bytes(stream[:tile_part]), bytes(stream[tile_part:-2])
+    numbers = (struct.pack(">H", number) for number in range(across * across))
+    tiles = b"".join(tile[:4] + number + tile[6:] for number in numbers)
+    return _coded(size, head + tiles + b"\xff\xd9")
+
+
+def _precincts(size: int, *, layers: int = 1) -> Dataset:
+    """One resolution whose precincts have one pixel and an empty packet each (T.800 A.6.1, B.9)."""
+    stream = _j2k(np.zeros((size, size), np.uint16), resolutions=1)
+    start, tile_part = stream.index(b"\xff\x52"), stream.index(b"\xff\x90")
+    length, style = struct.unpack_from(">HB", stream, start + 2)
+    end = start + 2 + length
+    # Style, progression order and the number of layers; then how the one resolution is coded.
+    coding = struct.pack(">HHBBH", 0xFF52, length + 1, style | 1, stream[start + 5], layers)
+    coding += stream[start + 8 : end] + b"\0"
+    packets = bytes(size * size)
+    tile = struct.pack(">HHHLBBH", 0xFF90, 10, 0, 14 + len(packets), 0, 1, 0xFF93) + packets
+    return _coded(size, stream[:start] + coding + stream[end:tile_part] + tile + b"\xff\xd9")
+
+
+def _j2k(pixels: Values, **how: int) -> bytes:
+    encoded = imagecodecs.jpeg2k_encode(pixels, codecformat="J2K", reversible=True, **how)
+    return bytes(encoded)
+
+
+def _coded(size: int, stream: bytes) -> Dataset:
+    ds = bare(uid.JPEG2000Lossless)
+    ds.Rows = ds.Columns = size
+    ds.PixelData = encapsulate([stream])
+    return ds
 
 
 # --- files

@@ -58,14 +58,21 @@ def leaks(content: bytes | str, where: str) -> list[str]:
 
 def leaks_below(directories: Iterable[Path], *, not_in: Iterable[Path] = ()) -> list[str]:
     """Search every file below these directories, its name included, but not in `not_in`."""
-    left_out = [path.resolve() for path in not_in]
     found = []
-    for directory in directories:
-        for folder, _, names in os.walk(directory):
-            for path in (Path(folder) / name for name in names):
-                if any(path.resolve().is_relative_to(out) for out in left_out):
-                    continue
-                found += leaks(path.name, f"name of {path}")
-                if path.is_file():
-                    found += leaks(path.read_bytes(), str(path))
+    for path in files_below(directories, not_in=not_in):
+        found += leaks(path.name, f"name of {path}")
+        if path.is_file():
+            found += leaks(path.read_bytes(), str(path))
     return found
+
+
+def files_below(directories: Iterable[Path], *, not_in: Iterable[Path] = ()) -> list[Path]:
+    """Return every file below these directories that is not in `not_in`."""
+    left_out = [path.resolve() for path in not_in]
+    return [
+        path
+        for directory in directories
+        for folder, _, names in os.walk(directory)
+        for path in (Path(folder) / name for name in names)
+        if not any(path.resolve().is_relative_to(out) for out in left_out)
+    ]

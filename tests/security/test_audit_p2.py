@@ -17,7 +17,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from tests.assurance import requirement
+from tests.assurance import Evidence, requirement
 from tests.dicom_files import make_dx
 from tests.flows.program import Program, until
 from tests.operations.audit_schema import check
@@ -66,9 +66,9 @@ def told_later(url: str, spool: Path) -> Iterator[Element]:
     return map(check, taken)
 
 
-@requirement("P2")
+@requirement("P2", bound="every acknowledged object is told once, though the daemon was killed")
 def test_p2_every_acknowledged_object_is_told_though_the_daemon_was_killed(
-    program: Program,
+    program: Program, evidence: Evidence
 ) -> None:
     spool = with_audit(program)
     program.start("--role", "receive", "--role", "schedule")
@@ -83,15 +83,17 @@ def test_p2_every_acknowledged_object_is_told_though_the_daemon_was_killed(
     objects = [
         int(each.attrib["NumberOfInstances"]) for m in transfers for each in m.iter("SOPClass")
     ]
+    again = list(told_later(program.url, spool))
+    evidence.record(trials=OBJECTS, losses=abs(OBJECTS - sum(objects)) + len(again))
     assert sum(objects) == OBJECTS
     assert len(transfers) == len(studies)
-    assert not list(told_later(program.url, spool))  # and nothing twice
+    assert again == []
 
 
-@requirement("P2")
+@requirement("P2", bound="a late collector gets every message in order, each valid")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 def test_p2_a_late_collector_gets_everything_in_order_over_tls(
-    program: Program, certificates: Path
+    program: Program, certificates: Path, evidence: Evidence
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -114,6 +116,7 @@ def test_p2_a_late_collector_gets_everything_in_order_over_tls(
     (segment,) = [each for each in spool.iterdir() if each.suffix == ".audit"]
     assert segment.stat().st_mode & 0o777 == 0o600
     assert spool.stat().st_mode & 0o777 == 0o700
+    waiting = sum(len(path.read_text("utf-8").splitlines()) for path in spool.glob("*.audit"))
     collector = SyslogServer(certificates, "polite", port=port)
     try:
         until(lambda: "audit_waits" not in alarms(program))
@@ -121,6 +124,8 @@ def test_p2_a_late_collector_gets_everything_in_order_over_tls(
     finally:
         collector.close()
     events = [event_of(check(each)) for each in said]
+    evidence.record(trials=waiting, losses=max(0, waiting - len(said)))
+    assert len(said) >= waiting > 0
     assert events[0] == "110100"
     assert {"110112", "110113"} <= set(events)
     assert "STRANGER" in "".join(said)

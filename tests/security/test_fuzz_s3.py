@@ -14,8 +14,6 @@ from tests.assurance import Evidence, requirement
 from tests.security.fuzz.running import MOST_GROWTH_MIB, SLOWEST_S, fuzz, try_one
 from tests.security.fuzz.targets import REGRESSIONS, TARGETS, seeds
 
-pytestmark = pytest.mark.long_only
-
 SECONDS, SECONDS_LONG = 1.5, 90.0
 BOUND = "no uncaught error, 5 s each, under 256 MiB of growth"
 

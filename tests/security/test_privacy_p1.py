@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import structlog
@@ -14,12 +16,15 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 from sqlalchemy import text
 
-from tests.assurance import requirement
+from tests.assurance import Evidence, requirement
+from tests.builders import new_uid
+from tests.cli.site import ROOT
+from tests.conftest import run_on_server
 from tests.database.table_rows import add_study
 from tests.dicom_files import to_bytes
 from tests.flows.program import Program, until
-from tests.security.privacy import SEEDS, leaks, leaks_below, noise, seeded
-from triage.database.connection import Database
+from tests.security.privacy import SEEDS, files_below, leaks, leaks_below, noise, seeded
+from triage.database.connection import Database, open_database
 from triage.errors import TriageError
 from triage.log import configure_logging
 
@@ -59,10 +64,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-@requirement("P1")
+@requirement(
+    "P1", bound="no seed in logs, metrics, status, temporary files (a trial: one searched)"
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_p1_a_day_with_everything_that_can_go_wrong_names_no_patient(
-    program: Program, temporary: Path, tmp_path: Path
+    program: Program, temporary: Path, tmp_path: Path, evidence: Evidence
 ) -> None:
     audit = tmp_path / "audit"
     with program.configuration.open("a") as file:
@@ -99,7 +106,8 @@ def test_p1_a_day_with_everything_that_can_go_wrong_names_no_patient(
     until(lambda: next((pid for pid in running(program) if pid != worker), None))
     program.call("acknowledge", good.StudyInstanceUID, "--json")
 
-    for verb in (("status", "--json"), ("status",), ("metrics",), ("check", "--json")):
+    verbs = (("status", "--json"), ("status",), ("metrics",), ("check", "--json"))
+    for verb in verbs:
         done = program.call(*verb)
         said += leaks(done.stdout + done.stderr, " ".join(verb))
     assert program.end_with(signal.SIGABRT) == -signal.SIGABRT
@@ -109,6 +117,8 @@ def test_p1_a_day_with_everything_that_can_go_wrong_names_no_patient(
     kept = [tmp_path / name for name in ("store", "watched", "ill", "audit")]
     assert program.log.read_text().count("object_quarantined") >= 2
     said += leaks_below([tmp_path], not_in=[*kept, *database])
+    searched = len(files_below([tmp_path], not_in=[*kept, *database]))
+    evidence.record(trials=searched + len(verbs), losses=len(said))
     assert said == []
     assert temporary.is_dir()
     assert not [path for path in Path.cwd().iterdir() if path.name.startswith("core")]
@@ -141,7 +151,7 @@ def test_p1_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 # --- what the databases say of a row that they refuse
 
 
-@requirement("P1")
+@requirement("P1", bound="no seed in an error of the database")
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize(
     "changes",
@@ -152,7 +162,7 @@ def test_p1_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     ],
 )
 def test_p1_an_error_of_the_database_names_no_value(
-    database: Database, changes: dict[str, Any], form: str
+    database: Database, changes: dict[str, Any], form: str, evidence: Evidence
 ) -> None:
     printed = io.StringIO()
     configure_logging(level="debug", form=form, stream=printed)
@@ -162,15 +172,61 @@ def test_p1_an_error_of_the_database_names_no_value(
         add_study(database, **{**values, **changes})
     structlog.get_logger("triage.test").error("write_failed", exc_info=caught.value)
     assert "write_failed" in printed.getvalue()
-    assert leaks(printed.getvalue() + str(caught.value), "error") == []
+    found = leaks(printed.getvalue() + str(caught.value), "error")
+    evidence.record(trials=1, losses=len(found))
+    assert found == []
 
 
-@requirement("P1")
-def test_p1_a_statement_that_cannot_run_names_no_value(database: Database) -> None:
+@requirement("P1", bound="no seed in an error of the database")
+def test_p1_a_statement_that_cannot_run_names_no_value(
+    database: Database, evidence: Evidence
+) -> None:
     printed = io.StringIO()
     configure_logging(level="debug", form="console", stream=printed)
     query = text("SELECT nothing FROM studies WHERE patient_id = :patient_id")
     with pytest.raises(TriageError) as caught, database.write() as connection:
         connection.execute(query, {"patient_id": SEEDS["PatientID"]})
     structlog.get_logger("triage.test").error("write_failed", exc_info=caught.value)
-    assert leaks(printed.getvalue() + str(caught.value), "error") == []
+    found = leaks(printed.getvalue() + str(caught.value), "error")
+    evidence.record(trials=1, losses=len(found))
+    assert found == []
+
+
+# --- what a PostgreSQL server logs of them, with the settings of INSTALL.md
+
+
+@requirement("P1", bound="no seed in a PostgreSQL server's log, with the settings of INSTALL.md")
+def test_p1_the_log_of_the_server_names_no_value(postgres_url: str, evidence: Evidence) -> None:
+    advice = (ROOT / "deploy" / "INSTALL.md").read_text("utf-8")
+    settings = re.findall(r"^    ALTER DATABASE triage (SET log_.*);$", advice, re.MULTILINE)
+    assert len(settings) == 3
+    name = urlsplit(postgres_url).path.removeprefix("/")
+    server = postgres_url.replace(f"/{name}?", "/postgres?")
+    log = Path(parse_qs(urlsplit(postgres_url).query)["host"][0]) / "log"
+    told = [quoted_after(log, postgres_url)]
+    settings.append("SET log_min_duration_statement = 0")
+    run_on_server(server, *(f"ALTER DATABASE {name} {each}" for each in settings))
+    told.append(quoted_after(log, postgres_url))
+    evidence.record(trials=len(REFUSED_ROWS), losses=len(told[1]))
+    assert told[0]  # as shipped it does
+    assert told[1] == []
+
+
+REFUSED_ROWS: tuple[dict[str, Any], ...] = ({}, {"state": "ZQSTUDYTEXT"}, {"priority": None})
+
+
+def quoted_after(log: Path, url: str) -> list[str]:
+    """Have the server refuse rows; return what its log says of them."""
+    begun = log.stat().st_size
+    db = open_database(url)
+    values = {"patient_name": "ZQNAME", "patient_id": new_uid()}
+    try:
+        add_study(db, **values)
+        for changes in REFUSED_ROWS:
+            with pytest.raises(TriageError):
+                add_study(db, **{**values, **changes})
+    finally:
+        db.dispose()
+    said = log.read_bytes()[begun:]
+    assert said.count(b"ERROR") >= len(REFUSED_ROWS)
+    return leaks(said, "log of the server")

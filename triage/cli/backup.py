@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triage.cli.text import clean, instant, size
+from triage.cli.text import clean, counted, instant, size
 from triage.cli.verbs import (
     DONE,
     FAILED,
@@ -52,9 +52,13 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="made by `triage backup`")
     parser.add_argument(
+        "--partial", action="store_true", help="of a damaged backup, bring back what is whole"
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--no-objects", action="store_true", help="the database alone; the store stays as it is"
     )
-    parser.add_argument(
+    either.add_argument(
         "--verify-only", action="store_true", help="read every byte of the backup, change nothing"
     )
 
@@ -83,17 +87,22 @@ def restore(arguments: argparse.Namespace) -> int:
     from triage.operations.restore import restore as bring_back
     from triage.operations.restore import verify
 
+    if not arguments.directory.is_dir():
+        raise UsageError(f"{arguments.directory} is no directory", hint="Name that of a backup.")
+    if arguments.partial and arguments.verify_only:
+        raise UsageError(
+            "--verify-only brings nothing back, so that --partial has no meaning with it",
+            hint="Give --verify-only to see what is damaged, then --partial to restore the rest.",
+        )
     if arguments.verify_only:
         with _progress() as progress:
             manifest = verify(arguments.directory, progress=progress)
         if arguments.json:
             print_json({"verified": True, "manifest": asdict(manifest)})
         else:
-            print(f"The backup is whole: {_contents(manifest)}.")
+            print(f"The backup is {_soundness(manifest)}: {_contents(manifest)}.")
             _tell_losses(manifest)
         return DONE
-    if not arguments.directory.is_dir():
-        raise UsageError(f"{arguments.directory} is no directory", hint="Name that of a backup.")
     config, by = configuration(arguments), operator()
     with _progress() as progress:
         restored = bring_back(
@@ -102,14 +111,16 @@ def restore(arguments: argparse.Namespace) -> int:
             arguments.directory,
             minimum_free_mib=config.store.minimum_free_mib,
             by=by,
+            spool=config.audit.spool if config.audit.enabled else None,
             with_objects=not arguments.no_objects,
+            partial=arguments.partial,
             progress=progress,
         )
     if arguments.json:
         print_json(_restore_document(restored))
     else:
         _tell_restored(restored)
-    return DONE
+    return FAILED if restored.lost else DONE
 
 
 # --- what is told
@@ -127,6 +138,7 @@ def _backup_document(made: "Backup") -> dict[str, object]:
 def _restore_document(restored: "Restored") -> dict[str, object]:
     return {
         "with_objects": restored.with_objects,
+        "lost": restored.lost,
         "leases_returned": restored.leases_returned,
         "migrations": restored.migrations,
         "manifest": asdict(restored.manifest),
@@ -136,7 +148,8 @@ def _restore_document(restored: "Restored") -> dict[str, object]:
 def _tell_backup(made: "Backup", directory: Path) -> None:
     print(f"Backup made in {clean(directory)}: {_contents(made.manifest)}.")
     if made.manifest.with_objects:
-        print(f"{size(made.copied_bytes)} were new; {made.removed_files} old files were removed.")
+        removed = counted(made.removed_files, "old file was", "old files were")
+        print(f"{size(made.copied_bytes)} new; {removed} removed.")
     _tell_losses(made.manifest)
 
 
@@ -147,33 +160,46 @@ def _tell_restored(restored: "Restored") -> None:
     else:
         print("The store was left as it is: images that came since are taken in at the next start.")
     if restored.leases_returned:
-        print(f"{restored.leases_returned} jobs that were being worked on wait again.")
+        returned = counted(restored.leases_returned, "job that was", "jobs that were")
+        print(f"{returned} being worked on: waiting again.")
     if restored.migrations:
         print(f"Migrated on the way: {', '.join(restored.migrations)}.")
     _tell_losses(restored.manifest)
+    _name(restored.lost, "NOT RESTORED", "damaged in the backup")
     print(NEXT_STEPS)
 
 
 def _contents(manifest: "Manifest") -> str:
     rows = manifest.rows
-    counted = f"{rows['studies']} studies, {rows['instances']} objects"
-    files = f"{manifest.files} files, {size(manifest.size_bytes)}"
+    studies = counted(rows["studies"], "study", "studies")
+    objects = counted(rows["instances"], "object", "objects")
+    files = f"{counted(manifest.files, 'file', 'files')}, {size(manifest.size_bytes)}"
     held = files if manifest.with_objects else "without images"
-    return f"{counted} as of {instant(manifest.taken_at)}, {held}"
+    return f"{studies}, {objects} as of {instant(manifest.taken_at)}, {held}"
+
+
+def _soundness(manifest: "Manifest") -> str:
+    lossless = not (manifest.missing or manifest.damaged)
+    return "whole" if lossless else "as it was made, which is not whole"
 
 
 def _tell_losses(manifest: "Manifest") -> None:
     if manifest.expired:
-        print(f"{len(manifest.expired)} files expired while the backup was made.")
+        print(f"{counted(len(manifest.expired), 'file', 'files')} expired while it was made.")
     for paths, what in (
         (manifest.missing, "in the database, but not in the store"),
         (manifest.damaged, "in the store with other bytes than were received"),
     ):
-        if paths:
-            more = ", …" if len(paths) > SHOWN else ""
-            print(f"NOT IN THE BACKUP: {len(paths)} files {what}: {', '.join(paths[:SHOWN])}{more}")
+        _name(paths, "NOT IN THE BACKUP", what)
     if manifest.missing or manifest.damaged:
-        print("next: find these files in an older backup, or ask the senders to send again.")
+        print("next: find what is named in an older backup, or ask the senders to send again.")
+
+
+def _name(paths: list[str], label: str, what: str) -> None:
+    if paths:
+        more = ", …" if len(paths) > SHOWN else ""
+        files = counted(len(paths), "file", "files")
+        print(f"{label}: {files} {what}: {', '.join(paths[:SHOWN])}{more}")
 
 
 @contextmanager

@@ -6,6 +6,8 @@ by `init` has no head yet; its studies say "no classifier for this encoder" unti
 
 import argparse
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,12 +160,69 @@ def _rows(bundle: "Bundle") -> dict[str, Cell]:
         "digest": cell(bundle.identity.digest),
         "clinical use": cell(clinical, style),
         "encoder": cell(f"{manifest.encoder.architecture} in {bundle.encoder_directory}"),
-        "rendering": cell(f"{manifest.view.rendering}, {manifest.view.size_px} px"),
+        "features": _lines(_features(bundle)),
+        "rendering": cell(_rendering(bundle)),
         "captions": cell("yes" if manifest.captions else "no"),
         "intended use": _lines(use or ["any"]),
+        "head": cell(manifest.head_kind or "none"),
         "findings": _lines(findings or ["no classifier for this encoder"]),
+        "calibration": _calibration(bundle),
+        "training": _lines(_training(manifest.training) or ["not recorded"]),
         "known answers": _lines(sorted(bundle.known_answer.vectors)),
     }
+
+
+def _rendering(bundle: "Bundle") -> str:
+    view = bundle.view_spec
+    crops = f", and {view.crops} x {view.crops} crops" if view.crops else ""
+    return f"{view.rendering}, {view.size_px} px{crops}"
+
+
+def _features(bundle: "Bundle") -> list[str]:
+    """What a vector consists of, in order."""
+    features = bundle.manifest.features
+    told = {"default": "the encoder's own pooling", "mean": "mean over tokens"}
+    pooled = told.get(features.pooling, "")
+    if bundle.pooling is not None:
+        pooled = f"{len(bundle.pooling.queries)} learned queries"
+    layer = f" of layer {features.layer}" if features.layer is not None else ""
+    experts = [
+        f"expert {each.architecture} in {bundle.encoder_place(each)}" for each in features.experts
+    ]
+    words = [f"{len(bundle.terms.terms)} terms of the caption"] if bundle.terms else []
+    unit = ["each encoder's vector scaled to length one"] if features.unit_length else []
+    return [f"{pooled}{layer}", *experts, *words, *unit]
+
+
+def _calibration(bundle: "Bundle") -> Cell:
+    """On whose studies, how many, and which wished sensitivity they support."""
+    record = bundle.manifest.calibration
+    if bundle.head is None:
+        return cell("none: no classifier")
+    if record is None or not record.local:
+        return cell("NOT on local studies: runs as a shadow unless configured", Style.ALARM)
+    counts = [f"{name} {count}" for name, count in record.positives.items()]
+    positives = ", ".join(counts) or "unknown"
+    when = f" on {record.date}" if record.date else ""
+    told = [
+        f"{record.kind}, on local studies{when}",
+        f"{record.images} images of {record.patients} patients; positives: {positives}",
+    ]
+    if record.prevalence:
+        shifted = ", ".join(f"{name} {share:.3g}" for name, share in record.prevalence.items())
+        told.append(f"shifted to prevalence {shifted}")
+    if record.target_sensitivity is not None:
+        told.append(f"for a sensitivity of {record.target_sensitivity:.2f}")
+    told += [f"NOT supported for {name}: {why}" for name, why in record.refusals.items()]
+    return _lines(told)
+
+
+def _training(choices: Mapping[str, Any]) -> list[str]:
+    """One line for each choice; what is nested as one line of JSON."""
+    return [
+        f"{name.replace('_', ' ')}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in choices.items()
+    ]
 
 
 def _lines(texts: list[str]) -> Cell:

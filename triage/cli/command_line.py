@@ -13,16 +13,24 @@ from typing import NoReturn
 from triage.cli import (
     backup,
     bundle,
+    calibrate,
     check,
     decisions,
     demo,
+    drift,
+    embed,
+    evaluate,
+    explain,
     metrics,
     migrate,
     quarantine,
+    replay,
     run,
     send,
     show,
+    simulate,
     status,
+    train,
     worklist,
 )
 from triage.cli.verbs import FAILED, USAGE, UsageError, say
@@ -62,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     for room in (run, status, metrics, worklist, show, decisions, quarantine, bundle):
         room.declare(verbs)
     for room in (check, migrate, backup, send, demo):
+        room.declare(verbs)
+    for room in (embed, train, calibrate, evaluate, explain, replay, drift, simulate):
         room.declare(verbs)
     return whole
 

@@ -187,7 +187,7 @@ def _models(models: Sequence[Document], on: Screen) -> str:
         ]
         for each in models
     ]
-    notes = [[] if each["served"] else cell(each.get("reason") or "") for each in models]
+    notes = [cell(each["reason"]) if each.get("reason") else [] for each in models]
     return render(columns, rows, on, notes=notes, notes_from=2)
 
 

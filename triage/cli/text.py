@@ -160,6 +160,11 @@ def size(count_bytes: float) -> str:
     return f"{figure.removesuffix('.0')} {units[0]}"
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a number with its noun, as "1 study", "1,200 studies"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def person_name(value: str) -> str:
     """Return "family, given ..." of the first filled group of a PN value (PS3.5 6.2.1)."""
     group = next((part for part in value.split("=") if part.strip("^ ")), "")

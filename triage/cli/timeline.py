@@ -74,10 +74,17 @@ def _door(event: Row) -> str:
 
 def _decision(event: Row) -> Moment:
     what = event["what"].replace("_", " ")
-    pairs = [f"{name.replace('_', ' ')} {value}" for name, value in (event["detail"] or {}).items()]
+    pairs = [
+        _said(name.replace("_", " "), value) for name, value in (event["detail"] or {}).items()
+    ]
     return Moment(
         at=event["at"], kind=what, what=what, detail=", ".join([f"by {event['by']}", *pairs])
     )
+
+
+def _said(name: str, value: object) -> str:
+    """A list of keys says no more to a person than how many there are."""
+    return f"{name}: {len(value)}" if isinstance(value, list) else f"{name} {value}"
 
 
 def folded(moments: Sequence[Moment]) -> list[Moment]:

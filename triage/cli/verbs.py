@@ -72,6 +72,22 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
 
 
+def positive(text: str) -> int:
+    """Read a whole number of 1 or more of the command line."""
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Read NAME=VALUE of the command line, both without spaces around them."""
+    name, mark, value = text.partition("=")
+    if not mark or not name.strip() or not value.strip():
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
 def configuration(arguments: argparse.Namespace) -> "Config":
     """Load the configuration that --config, $TRIAGE_CONFIG or the search path names."""
     from triage.config import load_config

@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from triage.database.driver_errors import translate
 from triage.database.lock import WriterLock
-from triage.database.revision import HEAD
+from triage.database.revision import HEAD, UNFINISHED, UNFINISHED_HINT
 from triage.database.url import PostgresTarget, SqliteTarget, parse_url
 from triage.errors import ConfigError, DatabaseUnavailable, RevisionError
 
@@ -137,6 +137,7 @@ def _open_sqlite(target: SqliteTarget, lock_timeout_s: float, clock: Clock | Non
         )
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")  # a sort would leave rows in /var/tmp
         if mode == "ro":
             connection.execute("PRAGMA query_only = ON")
         else:
@@ -232,7 +233,8 @@ def require_revision(db: Database) -> None:
     found = current_revision(db)
     if found != HEAD:
         raise RevisionError(
-            f"the database is at revision {found or 'none'}; this program needs {HEAD}"
+            f"the database is at revision {found or 'none'}; this program needs {HEAD}",
+            hint=UNFINISHED_HINT if (found or "").startswith(UNFINISHED) else None,
         )
 
 

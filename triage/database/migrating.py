@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select
 import triage
 from triage.database.base import Base
 from triage.database.connection import MIGRATION_LOCK, Database, open_database, revision_of
+from triage.database.revision import UNFINISHED, UNFINISHED_HINT
 from triage.database.url import SqliteTarget, parse_url
 from triage.errors import RevisionError
 
@@ -88,7 +89,9 @@ def _step(db: Database, scripts: ScriptDirectory, goal: str | None) -> str | Non
         if here is not None and here not in known:
             raise RevisionError(
                 f"the database is at revision {here}, which this program does not know",
-                hint="A newer program migrated it: install that version again.",
+                hint=UNFINISHED_HINT
+                if here.startswith(UNFINISHED)
+                else "A newer program migrated it: install that version again.",
             )
         position = known.index(here) + 1 if here else 0
         last = known.index(goal) if goal else -1

@@ -137,6 +137,7 @@ def _open_sqlite(target: SqliteTarget) -> Reader:
         )
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")  # a sort would leave rows in /var/tmp
     return Reader(connection, dialect="sqlite", errors=errors)
 
 

@@ -15,7 +15,7 @@ from triage.database.connection import Database, current_revision, lock_arrivals
 from triage.database.house import record_decision
 from triage.database.jobs import COLUMNS, NO_LEASE, change
 from triage.database.retention import expire_study
-from triage.database.revision import HEAD
+from triage.database.revision import HEAD, UNFINISHED
 from triage.database.snapshot import METADATA, copy_all
 from triage.database.tables import Instance
 from triage.database.tables_house import JobRow, Quarantined, RoleRow
@@ -23,7 +23,6 @@ from triage.database.worklist import PROGRAM
 from triage.errors import RevisionError
 from triage.records import JobState
 
-MARK = "unfinished-restore-"  # with 8 digits of the backup: alembic keeps 32 characters
 LIVING_S = 30.0  # heartbeats are written every few seconds
 # More than a job is ever claimed between a backup and its restore: what a worker of the former
 # house still holds is refused by its number.
@@ -36,7 +35,7 @@ DATA = ("studies", "instances", "object_events", "quarantine", "jobs", "folder_e
 
 def mark_of(backup_id: str) -> str:
     """Return the revision that stands in a database while this backup is being restored."""
-    return MARK + backup_id[:8]
+    return UNFINISHED + backup_id[:8]
 
 
 def filled_tables(db: Database) -> list[str]:

@@ -6,6 +6,7 @@ sections 3.6, 3.8 and 3.9.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -117,7 +118,7 @@ def commit_analysis(
         _keep_digests(connection, pixel_digests)
         expired = _has_expired(connection, job.study_id)
         if not expired:
-            _keep_embeddings(connection, embeddings, now)
+            keep_embeddings(connection, embeddings, now)
         refresh_study(connection, job.study_id, policies=policies, now=now)
         if caption_due and not expired:
             enqueue(
@@ -200,6 +201,23 @@ def cached_embeddings(
     return found
 
 
+def keep_embeddings(
+    connection: Connection, embeddings: Mapping[str, NDArray[np.float32]], now: datetime
+) -> None:
+    """Write embeddings by cache key (1-D float32); what is there already stays."""
+    rows = [
+        {
+            "key": key,
+            "dimension": vector.size,
+            "vector": np.ascontiguousarray(vector, dtype=LITTLE_ENDIAN).tobytes(),
+            "created_at": now,
+        }
+        for key, vector in sorted(embeddings.items())
+    ]
+    if rows:
+        connection.execute(insert_for(connection, Embedding).on_conflict_do_nothing(), rows)
+
+
 # --- rows
 
 
@@ -267,19 +285,3 @@ def _has_expired(connection: Connection, study_id: int) -> bool:
 def _keep_digests(connection: Connection, pixel_digests: Mapping[int, str]) -> None:
     for instance_id, digest in sorted(pixel_digests.items()):
         update_row(connection, Instance, instance_id, pixel_digest=digest)
-
-
-def _keep_embeddings(
-    connection: Connection, embeddings: Mapping[str, NDArray[np.float32]], now: Any
-) -> None:
-    rows = [
-        {
-            "key": key,
-            "dimension": vector.size,
-            "vector": np.ascontiguousarray(vector, dtype=LITTLE_ENDIAN).tobytes(),
-            "created_at": now,
-        }
-        for key, vector in sorted(embeddings.items())
-    ]
-    if rows:
-        connection.execute(insert_for(connection, Embedding).on_conflict_do_nothing(), rows)

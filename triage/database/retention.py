@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, upd
 
 from triage.database.connection import lock_arrivals
 from triage.database.house import record_decision
+from triage.database.material import given_keys
 from triage.database.rows import lock_study
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow, Study
 from triage.database.worklist import PROGRAM
@@ -103,7 +104,8 @@ def _delete_embeddings(connection: Connection, study_id: int) -> None:
     lists = connection.execute(
         select(ResultRow.embedding_keys).where(ResultRow.study_id == study_id)
     ).scalars()
-    keys = sorted({key for listed in lists for key in listed})
+    named = {key for listed in lists for key in listed}
+    keys = sorted(named | given_keys(connection, study_id))
     for start in range(0, len(keys), KEYS_PER_DELETE):
         some = keys[start : start + KEYS_PER_DELETE]
         connection.execute(delete(Embedding).where(Embedding.key.in_(some)))

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import StaticPool
 
-from triage.database import tables, tables_history, tables_house
+from triage.database import tables, tables_history, tables_house, tables_learning
 from triage.database.base import Base
 from triage.database.connection import Database, revision_of
 from triage.database.driver_errors import translate
@@ -51,7 +51,7 @@ from triage.errors import DatabaseRejected, DatabaseUnavailable, RevisionError
 ROWS_AT_ONCE = 2000
 SCRATCH = ("PRAGMA journal_mode = MEMORY", "PRAGMA synchronous = OFF", "PRAGMA mmap_size = 0")
 LISTS = ("instances", "quarantine")  # the tables that name files
-ROOMS = (tables, tables_house, tables_history)  # imported, so that the metadata has their tables
+ROOMS = (tables, tables_house, tables_history, tables_learning)  # so that METADATA has them
 METADATA = Base.metadata
 
 

@@ -7,6 +7,7 @@ stream must be the size in the header. Knows no data set; shapes and bits come a
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,18 @@ ENCAPSULATED: Final = JPEG | JPEG_LS | JPEG_2000 | {RLE, DEFLATED_FRAME}
 
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # T.81 B.1.1.3, T.87
 _LOSSLESS_SOF: Final = frozenset((0xC3, 0xF7))
+
+_SOT, _SOD, _EOC = 0xFF90, 0xFF93, 0xFFD9
+_COD, _COC = 0xFF52, 0xFF53
+# Segments with a length in the headers of JPEG 2000 (T.800 table A.2, T.801 A.3, T.814 A.2).
+_J2K_SEGMENTS: Final = frozenset(
+    0xFF00 | low
+    for low in b"\x50\x51\x52\x53\x55\x56\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64tuwx"
+)
+# OpenJPEG holds some 10 KiB for each tile of an image, and half a KiB for each block of one tile.
+_MOST_TILES: Final = 4096
+_MOST_BLOCKS: Final = 1 << 17  # 64 x 64 pixels each are usual
+_MOST_PACKETS: Final = 1 << 22  # it visits all of them, whether they are there or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +84,11 @@ def decode_frame(data: bytes, syntax: str, shape: FrameShape) -> CodedFrame:
         return _run_lengths(data, shape)
     if syntax == DEFLATED_FRAME:
         return native_frame(_inflate(data, shape), shape)
-    stream = _j2k_stream(data) if syntax in JPEG_2000 else _jpeg_stream(data)
+    if syntax in JPEG_2000:
+        data = _code_stream(data)
+        stream = _j2k_stream(data)
+    else:
+        stream = _jpeg_stream(data)
     if (stream.rows, stream.columns, stream.samples) != (shape.rows, shape.columns, shape.samples):
         raise DecodeError("The size in the code stream differs from the header's.")
     try:
@@ -208,13 +225,95 @@ def _frame_header(marker: int, body: bytes, ybr: bool | None) -> _Stream:
     )
 
 
-def _j2k_stream(data: bytes) -> _Stream:
-    """Read the SIZ segment (ITU-T T.800 A.5.1), also inside a JP2 file's boxes."""
+def _code_stream(data: bytes) -> bytes:
+    """The code stream alone: a JP2 file's boxes (PS3.5 8.2.4 forbids them) are left out."""
     start = 0 if data[:2] == b"\xff\x4f" else data.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(data) < start + 45:
         raise DecodeError("The frame does not hold a JPEG 2000 code stream.")
-    right, bottom, left, top = struct.unpack_from(">4L", data, start + 8)
-    samples, depth = struct.unpack_from(">HB", data, start + 40)
-    return _Stream(
+    return data[start:]
+
+
+def _j2k_stream(data: bytes) -> _Stream:
+    """Read the SIZ segment (ITU-T T.800 A.5.1), and check what the image is divided into."""
+    right, bottom, left, top, *tile = struct.unpack_from(">8L", data, 8)
+    samples, depth = struct.unpack_from(">HB", data, 40)
+    stream = _Stream(
         rows=bottom - top, columns=right - left, samples=samples, precision=(depth & 0x7F) + 1
     )
+    wide, high, from_left, from_top = tile
+    if not (wide and high and from_left <= left and from_top <= top):
+        raise DecodeError("The tiles of the JPEG 2000 code stream are impossible.")
+    tiles = -(-(right - from_left) // wide) * -(-(bottom - from_top) // high)
+    codings, layers = list(_codings(data, samples)), _layers(data)
+    blocks = max((_blocks(stream, *coding) for coding in codings), default=0)
+    packets = max((_packets(stream, tiles, *coding) for coding in codings), default=0) * layers
+    if tiles > _MOST_TILES or blocks > _MOST_BLOCKS or packets > _MOST_PACKETS:
+        raise DecodeError("The JPEG 2000 code stream has more tiles or blocks than any image.")
+    return stream
+
+
+def _codings(data: bytes, samples: int) -> Iterator[tuple[bool, bytes]]:
+    """Yield, of each COD and COC, whether precincts are given, and the parameters (A.6.1)."""
+    for marker, body in _j2k_segments(data):
+        if marker == _COD:
+            style, parameters = body[:1], body[5:]
+        elif marker == _COC:
+            at = 1 if samples < 257 else 2
+            style, parameters = body[at : at + 1], body[at + 1 :]
+        else:
+            continue
+        if not style or len(parameters) < 5:
+            raise DecodeError("The JPEG 2000 code stream is damaged.")
+        yield bool(style[0] & 1), parameters
+
+
+def _blocks(stream: _Stream, has_precincts: bool, parameters: bytes) -> int:
+    """About how many precincts or code blocks, whichever are smaller, there are of all samples."""
+    levels, width, height = parameters[:3]
+    sizes = parameters[5:] if has_precincts else b""
+    total = 0
+    for resolution in range(levels + 1):
+        size = sizes[resolution] if resolution < len(sizes) else 0xFF
+        scale = levels - resolution
+        across = scale + min((width & 15) + 2, size & 15)
+        down = scale + min((height & 15) + 2, size >> 4)
+        total += -(-stream.columns >> across) * -(-stream.rows >> down)
+    return total * stream.samples
+
+
+def _packets(stream: _Stream, tiles: int, has_precincts: bool, parameters: bytes) -> int:
+    """About how many packets one layer has: one for each precinct, at least one in each tile."""
+    levels, sizes = parameters[0], parameters[5:] if has_precincts else b""
+    total = tiles * (levels + 1)
+    for resolution, size in enumerate(sizes[: levels + 1]):
+        scale = levels - resolution
+        across, down = scale + (size & 15), scale + (size >> 4)
+        total += -(-stream.columns >> across) * -(-stream.rows >> down)
+    return total * stream.samples
+
+
+def _layers(data: bytes) -> int:
+    """The most quality layers that any COD states (A.6.1)."""
+    stated = (body[2:4] for marker, body in _j2k_segments(data) if marker == _COD)
+    return max((int.from_bytes(layers, "big") for layers in stated), default=1)
+
+
+def _j2k_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the segments of the main header and of all tile-parts' headers (A.3, A.4)."""
+    position, end = 2, 0  # of the tile-part; 0 in the main header
+    while position + 4 <= len(data):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker == _EOC or (position == end and marker != _SOT):
+            return
+        if marker == _SOD and end > position:
+            position = end
+            continue
+        if marker == _SOT and position + 10 <= len(data):
+            size = struct.unpack_from(">L", data, position + 6)[0]
+            end = position + size if size else len(data)
+        elif marker not in _J2K_SEGMENTS:
+            raise DecodeError("The JPEG 2000 code stream is damaged.")
+        if length < 2 or (marker == _SOT and end < position + 14):
+            raise DecodeError("The JPEG 2000 code stream is damaged.")
+        yield marker, data[position + 4 : position + 2 + length]
+        position += 2 + length

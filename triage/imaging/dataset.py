@@ -51,6 +51,7 @@ _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 _PIXEL_DATA: Final = 0x7FE00010
+_SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _FED_BYTES: Final = 1 << 16  # to zlib at once, which copies what it has not taken
 _PIECE_BYTES: Final = 1 << 20
 
@@ -64,8 +65,12 @@ class DecodeLimits:
     maximum_decoded_mib: int = 2048  # all frames of one object
     maximum_frame_mib: int = 256  # more than any detector has
     maximum_frames: int = 32768
-    maximum_elements: int = 1_000_000
+    # What pydicom makes of them: a third of a KiB for an element, more than half for an item. An
+    # enhanced image of 10,000 frames has less.
+    maximum_elements: int = 600_000  # items and delimiters count too
+    maximum_items: int = 150_000
     maximum_depth: int = 32  # nested sequences
+    maximum_character_set_kib: int = 256  # all of (0008,0005): each bad term costs microseconds
     # Few bytes may become many up to a size that a process holds easily; what is larger shrinks
     # by as much only if it is blank. Cine loops are compressed further, and held frame by frame.
     any_ratio_mib: int = 24  # of a frame, or of a deflated data set
@@ -222,7 +227,7 @@ def check_structure(
     """Raise DecodeError where elements or nesting go beyond `limits` (PS3.5 section 7)."""
     order = "<" if little_endian else ">"
     levels = [_Level(len(data), implicit)]
-    position, count = start, 0
+    position, tally = start, _Tally(limits)
     while levels:
         top = levels[-1]
         if top.end is not None and position >= top.end:
@@ -230,9 +235,7 @@ def check_structure(
             continue
         if position + 8 > len(data):
             return
-        count += 1
-        if count > limits.maximum_elements:
-            raise DecodeError(f"The object has more than {limits.maximum_elements} elements.")
+        tally.element()
         if len(levels) > 2 * limits.maximum_depth + 1:
             raise DecodeError(f"Sequences are nested deeper than {limits.maximum_depth}.")
         group, element = struct.unpack_from(order + "HH", data, position)
@@ -240,12 +243,39 @@ def check_structure(
             length = struct.unpack_from(order + "L", data, position + 4)[0]
             position += 8
             if element == 0xE000:
+                tally.item()
                 end = None if length == _UNDEFINED else position + length
                 levels.append(_Level(end, top.implicit))
             else:
                 levels.pop()
             continue
-        position = _step(data, position, group << 16 | element, order, levels)
+        before, tag = position, group << 16 | element
+        position = _step(data, position, tag, order, levels)
+        if tag == _SPECIFIC_CHARACTER_SET:
+            tally.character_set(position - before)
+
+
+class _Tally:
+    """What was met so far; raises DecodeError where it becomes too much."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._elements = self._items = self._character_set_bytes = 0
+
+    def element(self) -> None:
+        self._elements += 1
+        if self._elements > self._limits.maximum_elements:
+            raise DecodeError(f"The object has more than {self._limits.maximum_elements} elements.")
+
+    def item(self) -> None:
+        self._items += 1
+        if self._items > self._limits.maximum_items:
+            raise DecodeError(f"The object has more than {self._limits.maximum_items} items.")
+
+    def character_set(self, length: int) -> None:
+        self._character_set_bytes += length
+        if self._character_set_bytes > self._limits.maximum_character_set_kib << 10:
+            raise DecodeError("The object names more character sets than there are.")
 
 
 def _step(data: bytes, position: int, tag: int, order: str, levels: list[_Level]) -> int:

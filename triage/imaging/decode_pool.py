@@ -324,7 +324,7 @@ def _array(
 ) -> NDArray[np.float32]:
     """A copy of what the process wrote; a short or impossible one is a ValueError."""
     count, channels, *square = shape
-    if not 1 <= count <= spec.maximum_slices or channels not in (1, 3):
+    if not 1 <= count <= max(spec.maximum_slices, 1 + spec.crops**2) or channels not in (1, 3):
         raise ValueError("An impossible number of views.")
     if square != [spec.size_px, spec.size_px]:
         raise ValueError("Views of another size.")

@@ -10,29 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def pad_to_square(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(..., H, W) zero-padded to (..., L, L), L = max(H, W); an odd rest goes below and right."""
-    height, width = image.shape[-2:]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    spatial = [(top, side - height - top), (left, side - width - left)]
-    return np.pad(image, [(0, 0)] * (image.ndim - 2) + spatial)
+def to_square(
+    image: NDArray[np.float32], side_px: int, *, antialias: bool = True
+) -> NDArray[np.float32]:
+    """(..., H, W) to float32 (..., side_px, side_px): centred in a black square, then resized.
+
+    An odd rest of the black goes below and right. The square is never there as a whole: a strip of
+    16384 px by 100 would need a gigabyte for it.
+    """
+    return _resize(image, side_px, side_px, length_px=max(image.shape[-2:]), antialias=antialias)
 
 
 def resize(
     image: NDArray[np.float32], height_px: int, width_px: int, *, antialias: bool = True
 ) -> NDArray[np.float32]:
     """(..., H, W) to float32 (..., height_px, width_px)."""
-    shrunk = _resize_axis(np.asarray(image, np.float32), -2, height_px, antialias)
-    return _resize_axis(shrunk, -1, width_px, antialias)
+    return _resize(image, height_px, width_px, length_px=0, antialias=antialias)
+
+
+def _resize(
+    image: NDArray[np.float32], height_px: int, width_px: int, *, length_px: int, antialias: bool
+) -> NDArray[np.float32]:
+    shrunk = _resize_axis(np.asarray(image, np.float32), -2, height_px, length_px, antialias)
+    return _resize_axis(shrunk, -1, width_px, length_px, antialias)
 
 
 def _resize_axis(
-    image: NDArray[np.float32], axis: int, size_px: int, antialias: bool
+    image: NDArray[np.float32], axis: int, size_px: int, length_px: int, antialias: bool
 ) -> NDArray[np.float32]:
-    if image.shape[axis] == size_px:
+    """Resize one axis as if it were `length_px` long, black on both sides of what is there."""
+    held_px = image.shape[axis]
+    length_px = max(length_px, held_px)
+    if held_px == length_px == size_px:
         return image
-    indices, weights = _taps(image.shape[axis], size_px, antialias)
+    indices, weights = _taps(length_px, size_px, antialias)
+    indices = indices - (length_px - held_px) // 2
+    weights = np.where((indices < 0) | (indices >= held_px), np.float32(0), weights)
+    indices = np.clip(indices, 0, held_px - 1)
     # Weights lie along `axis`; one gather per tap, since most of a dense matrix would be zero.
     trailing = (1,) * (-1 - axis)
     shape = list(image.shape)

@@ -27,7 +27,7 @@ from triage.imaging.values import (
     only_usable,
     usable_pixels,
 )
-from triage.imaging.views import VOLUME_RENDERINGS, Picture, render, to_view, view_digest
+from triage.imaging.views import VOLUME_RENDERINGS, Picture, render, to_views, view_digest
 from triage.imaging.volume import Slice, equidistant, in_sequence, read_slices, select_volume
 from triage.records import ImageFacts, ViewSpec
 
@@ -51,8 +51,9 @@ class DecodeTask:
 class DecodedSubject:
     """`views[spec]` is float32 (V, C, size_px, size_px) in 0..1 with C 1 (grey) or 3.
 
-    V is 1 for a single image, else at most `spec.maximum_slices`, in order of position. A
-    rendering that is not made for this subject is in `refused` instead, with the reason.
+    V is 1 for a single image, and with crops 1 + crops ** 2, the whole image first; else at most
+    `spec.maximum_slices`, in order of position. A rendering that is not made for this subject is
+    in `refused` instead, with the reason.
     """
 
     views: dict[ViewSpec, NDArray[np.float32]]
@@ -142,7 +143,7 @@ class _Plan:
         self._order = [volume[i] for i in equidistant(len(volume), spec.maximum_slices)]
         self._sampled = frozenset(self._order)
         self._waiting: dict[_Place, _Frame] = {}
-        self._views: dict[_Place, Picture] = {}
+        self._views: dict[_Place, Picture] = {}  # (1, C, S, S), with crops more
         self._low, self._high = math.inf, -math.inf
 
     def add(self, frame: _Frame, place: _Place) -> None:
@@ -164,15 +165,15 @@ class _Plan:
             self._draw(frame, place)
         if self.refusal:
             return None
-        return np.stack([self._views[place] for place in self._order])
+        return np.concatenate([self._views[place] for place in self._order])
 
     def _draw(self, frame: _Frame, place: _Place) -> None:
         try:
-            self._views[place] = self._view(frame)
+            self._views[place] = self._views_of(frame)
         except DecodeUnsupported as error:
             self.refusal = str(error)
 
-    def _view(self, frame: _Frame) -> Picture:
+    def _views_of(self, frame: _Frame) -> Picture:
         picture = render(
             frame.stored,
             frame.ds,
@@ -181,7 +182,7 @@ class _Plan:
             self.spec.rendering,
             volume_range=(self._low, self._high),
         )
-        return to_view(picture, self.spec)
+        return to_views(picture, self.spec)
 
 
 def _plan(slices: list[Slice], spec: ViewSpec) -> _Plan:
@@ -195,6 +196,8 @@ def _plan(slices: list[Slice], spec: ViewSpec) -> _Plan:
         kept = in_sequence(slices)
     if not kept:
         return _Plan(spec, (), refusal="The series holds nothing but localisers.")
+    if spec.crops and len(kept) > 1:
+        return _Plan(spec, (), refusal="The model takes crops of single images, not of a series.")
     return _Plan(spec, [(s.file_index, s.frame_index) for s in kept])
 
 

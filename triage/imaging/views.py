@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from triage.errors import DecodeUnsupported
 from triage.imaging.decode import PALETTE, Layout, Values
-from triage.imaging.resize import pad_to_square, resize
+from triage.imaging.resize import to_square
 from triage.imaging.tables import palette_colours
 from triage.imaging.values import (
     Floats,
@@ -80,9 +80,34 @@ def render(
 
 def to_view(picture: Picture, spec: ViewSpec) -> Picture:
     """(C, H, W) to (C, size_px, size_px): zero-padded to a square, centred, resized."""
-    square = pad_to_square(picture)
-    view = resize(square, spec.size_px, spec.size_px, antialias=spec.antialias)
+    view = to_square(picture, spec.size_px, antialias=spec.antialias)
     return np.ascontiguousarray(np.clip(view, 0.0, 1.0))
+
+
+def to_views(picture: Picture, spec: ViewSpec) -> Picture:
+    """(C, H, W) to (1 + crops ** 2, C, size_px, size_px): the whole, then its crops row by row.
+
+    Crops are cut from the picture in its own size, then padded and resized as the whole is.
+    """
+    height, width = picture.shape[-2:]
+    parts = [picture[:, rows, columns] for rows, columns in crop_slices(height, width, spec.crops)]
+    return np.stack([to_view(part, spec) for part in (picture, *parts)])
+
+
+def crop_slices(height_px: int, width_px: int, crops: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of `crops` x `crops` crops that overlap by half and cover the picture.
+
+    Each has 2 / (crops + 1) of height and width, rounded up, hence the picture's own shape.
+    """
+    down, across = _spans(height_px, crops), _spans(width_px, crops)
+    return [(rows, columns) for rows in down for columns in across]
+
+
+def _spans(length_px: int, crops: int) -> list[slice]:
+    size_px = min(length_px, -(-2 * length_px // (crops + 1)))
+    room_px, steps = length_px - size_px, max(crops - 1, 1)
+    starts_px = [(2 * i * room_px + steps) // (2 * steps) for i in range(crops)]  # half goes up
+    return [slice(start, start + size_px) for start in starts_px]
 
 
 def view_digest(view: Picture) -> str:

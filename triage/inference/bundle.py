@@ -12,62 +12,44 @@ to a machine, not to the model. Nothing here imports torch; `bundle_making` writ
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
 
 from triage.errors import BundleError
-from triage.inference.bundle_fields import Manifest, read_manifest
+from triage.inference.bundle_fields import EncoderReference, Features, Manifest, read_manifest
+from triage.inference.bundle_parts import (
+    BANK,
+    CARD,
+    KNOWN_ANSWER,
+    KNOWN_ANSWERS,
+    MANIFEST,
+    POOLING,
+    TERMS,
+    Bank,
+    KnownAnswer,
+    arrays_of,
+    bank_of_file,
+    check_list,
+    floats,
+    head_of,
+    known_answer_of,
+    pooling_of,
+    terms_of_file,
+)
+from triage.inference.calibration import Calibration
+from triage.inference.features import QueryPooling, Terms
+from triage.inference.heads import Head, width
 from triage.records import ModelIdentity, ViewSpec
 from triage.rules.eligibility import IntendedUse
 
-MANIFEST: Final = "bundle.json"
-CARD: Final = "card.md"
-HEAD: Final = "head.safetensors"
-BANK: Final = "bank.safetensors"
-KNOWN_ANSWER: Final = "known_answer.safetensors"
-KNOWN_ANSWERS: Final = "known_answers"  # directory of later recordings
-MAXIMUM_MANIFEST_BYTES: Final = 1 << 20
-MAXIMUM_FILE_BYTES: Final = 256 << 20  # of head, bank, known answer and card
-BUNDLED: Final = frozenset({CARD, HEAD, BANK, KNOWN_ANSWER})
+MAXIMUM_MANIFEST_BYTES: Final = 4 << 20
+MAXIMUM_FILE_BYTES: Final = 256 << 20  # of each file beside it
 WEIGHT_SUFFIXES: Final = frozenset({".safetensors"})
 TEXT_SUFFIXES: Final = frozenset({".json", ".jinja", ".model", ".txt"})
-Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """Standardised linear head, Platt-calibrated: F findings over D features, all float64."""
-
-    mean: NDArray[np.float64]  # (D,)
-    scale: NDArray[np.float64]  # (D,)
-    weights: NDArray[np.float64]  # (F, D)
-    intercept: NDArray[np.float64]  # (F,)
-    platt_slope: NDArray[np.float64]  # (F,)
-    platt_intercept: NDArray[np.float64]  # (F,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bank:
-    """In-distribution embeddings that a new one is held against."""
-
-    mean: NDArray[np.float32]  # (D,)
-    scale: NDArray[np.float32]  # (D,)
-    units: NDArray[np.float32]  # (N, D) standardised, of length one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownAnswer:
-    """An image and the embedding that each kind of hardware gave for it."""
-
-    image: NDArray[np.float32]  # (C, S, S) in 0..1
-    vectors: Mapping[str, NDArray[np.float32]]  # by `answer_key`, (D,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +60,9 @@ class Bundle:
     identity: ModelIdentity
     manifest: Manifest
     head: Head | None  # None: no classifier for this encoder
+    calibration: Calibration | None  # where there is a head
+    pooling: QueryPooling | None
+    terms: Terms | None
     bank: Bank | None
     known_answer: KnownAnswer
     card: str
@@ -98,17 +83,35 @@ class Bundle:
     def width(self) -> int | None:
         """Features of an embedding; None where no answer and no head say it."""
         if self.head is not None:
-            return self.head.mean.size
+            return width(self.head)
         return next((vector.size for vector in self.known_answer.vectors.values()), None)
 
     @property
+    def locally_calibrated(self) -> bool:
+        """Whether its calibration was fitted on studies of the site that uses it."""
+        record = self.manifest.calibration
+        return record is not None and record.local
+
+    @property
     def encoder_directory(self) -> Path:
-        return self.directory / self.manifest.encoder.path  # an absolute path stands alone
+        return self.encoder_place(self.manifest.encoder)
+
+    def encoder_place(self, reference: EncoderReference) -> Path:
+        """Where one of its encoders lies."""
+        return self.directory / reference.path  # an absolute path stands alone
 
     @property
     def encoder_digest(self) -> str:
         """SHA-256 over names and digests of the encoder's files."""
         return digest_of(self.manifest.encoder.files)
+
+    @property
+    def features_digest(self) -> str:
+        """SHA-256 of all that changes the vector beside the encoder; empty for plain features."""
+        files = self.manifest.files
+        return features_digest(
+            self.manifest.features, pooling=files.get(POOLING, ""), terms=files.get(TERMS, "")
+        )
 
 
 def load_bundle(directory: Path | str, *, check_encoder: bool = True) -> Bundle:
@@ -119,17 +122,22 @@ def load_bundle(directory: Path | str, *, check_encoder: bool = True) -> Bundle:
     directory = Path(directory)
     raw = _read(directory / MANIFEST, MAXIMUM_MANIFEST_BYTES)
     manifest = read_manifest(_json_object(raw, directory))
+    check_list(manifest)
     _refuse_strangers(directory, manifest)
     files = {name: _checked(directory / name, digest) for name, digest in manifest.files.items()}
+    head, calibration = head_of(files, manifest) or (None, None)
     bundle = Bundle(
         directory=directory,
         identity=ModelIdentity(
             name=manifest.name, version=manifest.version, digest=digest_of(json.loads(raw))
         ),
         manifest=manifest,
-        head=_head(files.get(HEAD), manifest),
-        bank=_bank(files.get(BANK), manifest),
-        known_answer=_known_answer(files[KNOWN_ANSWER], manifest),
+        head=head,
+        calibration=calibration,
+        pooling=pooling_of(files.get(POOLING)),
+        terms=terms_of_file(files.get(TERMS)),
+        bank=bank_of_file(files.get(BANK), manifest),
+        known_answer=known_answer_of(files[KNOWN_ANSWER], manifest),
         card=files[CARD].decode("utf-8", errors="replace"),
     )
     check_widths(bundle)
@@ -144,9 +152,13 @@ def verify_bundle(directory: Path | str) -> Bundle:
 
 
 def verify_encoder(bundle: Bundle) -> None:
-    """Raise BundleError unless the encoder directory holds exactly the files listed."""
-    listed = bundle.manifest.encoder.files
-    found = encoder_files(bundle.encoder_directory)
+    """Raise BundleError unless each encoder directory holds exactly the files listed."""
+    for reference in (bundle.manifest.encoder, *bundle.manifest.features.experts):
+        _verify_directory(bundle, reference)
+
+
+def _verify_directory(bundle: Bundle, reference: EncoderReference) -> None:
+    found, listed = encoder_files(bundle.encoder_place(reference)), reference.files
     if set(found) != set(listed):
         odd = sorted(set(found) ^ set(listed))
         raise BundleError(
@@ -191,14 +203,40 @@ def known_vector(bundle: Bundle, key: str, recorded: Path | None) -> NDArray[np.
     for folder in (recorded, bundle.directory / KNOWN_ANSWERS):
         path = folder and folder / answer_file(bundle, key)
         if path and path.is_file():
-            arrays = _arrays(_read(path, MAXIMUM_FILE_BYTES), path.name)
-            return _float32(arrays, key, path.name)
+            arrays = arrays_of(_read(path, MAXIMUM_FILE_BYTES), path.name)
+            return floats(arrays, key, path.name)
     return None
 
 
 def answer_file(bundle: Bundle, key: str) -> str:
-    """File name of a recording: it holds for one encoder on one kind of hardware."""
-    return f"{bundle.encoder_digest[:16]}-{key}.safetensors"
+    """File name of a recording: it holds for one encoder, its features and kind of hardware."""
+    features = f"-{bundle.features_digest[:16]}" if bundle.features_digest else ""
+    return f"{bundle.encoder_digest[:16]}{features}-{key}.safetensors"
+
+
+def features_digest(features: Features, *, pooling: str, terms: str) -> str:
+    """SHA-256 of features with the digests of pooling.safetensors and terms.json, or of neither.
+
+    Empty for features that say nothing: what version 1 has embedded stays known.
+    """
+    if features == Features():
+        return ""
+    said = {
+        "pooling": features.pooling,
+        "layer": features.layer,
+        "unit_length": features.unit_length,
+        "experts": [digest_of(expert.files) for expert in features.experts],
+        "captions": features.captions,
+    }
+    return digest_of({"features": said, "pooling": pooling, "terms": terms})
+
+
+def embedding_scope(
+    *, encoder_digest: str, preprocessing_version: int, answer_key: str, features_digest: str = ""
+) -> str:
+    """What an embedding depends on beside the view (DESIGN section 3.8)."""
+    scope = f"{encoder_digest}|{preprocessing_version}|{answer_key}"
+    return f"{scope}|{features_digest}" if features_digest else scope
 
 
 def digest_of(value: object) -> str:
@@ -220,75 +258,10 @@ def digest_of_file(path: Path) -> str:
 
 
 def _refuse_strangers(directory: Path, manifest: Manifest) -> None:
-    """Files that the list does not name, or names outside the known ones, are an error."""
-    if odd := set(manifest.files) - BUNDLED:
-        raise BundleError(f"{directory} lists {min(odd)}, which is no part of a bundle")
-    if missing := {CARD, KNOWN_ANSWER} - set(manifest.files):
-        raise BundleError(f"{directory} does not list {min(missing)}")
+    """A file beside the list that it does not name is an error."""
     present = {path.name for path in directory.iterdir() if path.is_file()}
     if odd := present - set(manifest.files) - {MANIFEST}:
         raise BundleError(f"{directory / min(odd)} is not listed in {MANIFEST}")
-
-
-def _head(data: bytes | None, manifest: Manifest) -> Head | None:
-    if data is None:
-        if manifest.findings:
-            raise BundleError(f"bundle {manifest.name} names findings but has no {HEAD}")
-        return None
-    arrays = _arrays(data, HEAD)
-    names = ("mean", "scale", "weights", "intercept", "platt_slope", "platt_intercept")
-    head = Head(**{name: _float32(arrays, name, HEAD).astype(np.float64) for name in names})
-    count, width = len(manifest.findings), head.mean.size
-    shapes = {name: getattr(head, name).shape for name in names}
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(names, (count,)) | {
-        "mean": (width,),
-        "scale": (width,),
-        "weights": (count, width),
-    }
-    if shapes != expected or not count or not (head.scale > 0).all():
-        raise BundleError(f"{HEAD} does not fit the {count} findings of {MANIFEST}")
-    return head
-
-
-def _bank(data: bytes | None, manifest: Manifest) -> Bank | None:
-    if (data is None) != (manifest.gate is None):
-        raise BundleError(f"bundle {manifest.name} has a gate without {BANK}, or the reverse")
-    if data is None or manifest.gate is None:
-        return None
-    arrays = _arrays(data, BANK)
-    mean, scale = _float32(arrays, "mean", BANK), _float32(arrays, "scale", BANK)
-    vectors = _float32(arrays, "vectors", BANK)
-    if (
-        vectors.ndim != 2
-        or mean.shape != scale.shape
-        or vectors.shape[1:] != mean.shape
-        or len(vectors) < manifest.gate.neighbours
-        or not (scale > 0).all()
-    ):
-        raise BundleError(f"{BANK} has arrays of unfitting shape")
-    return Bank(mean=mean, scale=scale, units=unit_rows((vectors - mean) / scale))
-
-
-def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length one; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
-
-
-def _known_answer(data: bytes, manifest: Manifest) -> KnownAnswer:
-    arrays = _arrays(data, KNOWN_ANSWER)
-    image = arrays.get("image")
-    side = manifest.view.size_px
-    if (
-        image is None
-        or image.dtype != np.uint8
-        or image.shape not in {(c, side, side) for c in (1, 3)}
-    ):
-        raise BundleError(f"{KNOWN_ANSWER} needs an 8-bit image of {side} px")
-    return KnownAnswer(
-        image=image.astype(np.float32) / 255.0,
-        vectors={key: _float32(arrays, key, KNOWN_ANSWER) for key in arrays if key != "image"},
-    )
 
 
 def check_widths(bundle: Bundle) -> None:
@@ -327,19 +300,3 @@ def _checked(path: Path, digest: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != digest:
         raise BundleError(f"{path} has changed since the bundle was made")
     return data
-
-
-def _arrays(data: bytes, name: str) -> Arrays:
-    try:
-        return load_arrays(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise BundleError(f"{name} is no safetensors file") from error
-
-
-def _float32(arrays: Arrays, key: str, name: str) -> NDArray[np.float32]:
-    array = arrays.get(key)
-    if array is None or array.dtype not in (np.float16, np.float32):
-        raise BundleError(f"{name} lacks the floating point array {key}")
-    if not np.isfinite(array).all():
-        raise BundleError(f"{name} holds values that are not finite in {key}")
-    return array.astype(np.float32)

@@ -7,40 +7,61 @@ has to be computed.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from triage.errors import BundleError
-from triage.inference.bundle import (
+from triage.inference.bundle import Bundle, answer_file, digest_of_file, encoder_files, load_bundle
+from triage.inference.bundle_fields import (
+    ARCHITECTURES,
+    SCHEMA_VERSION,
+    CalibrationRecord,
+    EncoderReference,
+    Features,
+    FindingSpec,
+    Gate,
+    Manifest,
+    check_features,
+    write_manifest,
+)
+from triage.inference.bundle_parts import (
     BANK,
+    CALIBRATION,
     CARD,
     HEAD,
     KNOWN_ANSWER,
     KNOWN_ANSWERS,
     MANIFEST,
-    Bundle,
-    Head,
-    answer_file,
-    digest_of_file,
-    encoder_files,
-    load_bundle,
+    POOLING,
+    TERMS,
 )
-from triage.inference.bundle_fields import (
-    ARCHITECTURES,
-    EncoderReference,
-    FindingSpec,
-    Gate,
-    Manifest,
-    write_manifest,
+from triage.inference.calibration import (
+    Calibration,
+    calibration_arrays,
+    check_calibration,
+    uncalibrated,
 )
+from triage.inference.features import (
+    QueryPooling,
+    Terms,
+    check_pooling,
+    pooling_arrays,
+    read_terms,
+    terms_text,
+)
+from triage.inference.heads import Head, check_head, finding_count, head_arrays, kind_of
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
+
+if TYPE_CHECKING:
+    from triage.inference.encoder import Encoder
 
 # Largest |difference| of an embedding as a share of its rms. Kernels differ between processors
 # of one kind in the order of their sums: about 1e-5 in float32, a few units of 2^-8 in bfloat16.
@@ -55,12 +76,19 @@ are shown as not analysed, with the reason "no classifier for this encoder".
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What stands on an encoder: a head with its findings, and a bank with its gate."""
+    """What stands on an encoder: a head with its findings, its calibration, a bank with its gate.
+
+    Without `calibration` probabilities are sigmoid(logit); without `record` the bundle says that
+    it is not calibrated on local studies. Bank and gate come together or not at all; with crops
+    the bank holds whole images only (`classifier.classify_subject`).
+    """
 
     head: Head
     findings: tuple[FindingSpec, ...]
-    bank_vectors: NDArray[np.float32]  # (N, D) embeddings of images of the intended kind
-    gate: Gate
+    calibration: Calibration | None = None
+    record: CalibrationRecord | None = None
+    bank_vectors: NDArray[np.float32] | None = None  # (N, D) of images of the intended kind
+    gate: Gate | None = None
 
 
 def init_bundle(
@@ -74,7 +102,12 @@ def init_bundle(
     captions: bool | None = None,
     card: str | None = None,
     not_for_clinical_use: bool = False,
+    features: Features | None = None,
+    experts: Sequence[Path | str] = (),
+    pooling: QueryPooling | None = None,
+    terms: Terms | None = None,
     fitted: Fitted | None = None,
+    training: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtypes: tuple[str, ...] = ("auto",),
@@ -82,43 +115,107 @@ def init_bundle(
     """Write a bundle for a local encoder and record its known answer on this machine.
 
     An encoder directory inside `out_directory` is referred to by its relative path, any other
-    by its absolute one. Without `fitted` the bundle has no head. Captions default to what the
+    by its absolute one. `features` says how a view becomes a vector; `experts` are directories
+    of further encoders and fill `features.experts`; `pooling` goes with pooling "queries",
+    `terms` with captions. Without `fitted` the bundle has no head. Captions default to what the
     architecture can do. Raises BundleError; nothing is downloaded.
     """
     from triage.imaging.views import PREPROCESSING_VERSION
+    from triage.inference.encoder import open_encoder
 
     out, source = Path(out_directory).resolve(), Path(encoder_directory).resolve()
     if (out / MANIFEST).exists():
         raise BundleError(f"{out} is a bundle already", hint="Choose an empty directory.")
     reference, settings = _refer(source, out)
+    references = tuple(_refer(Path(path).resolve(), out)[0] for path in experts)
+    features = replace(features or Features(), experts=references)
     view = view or _default_view(settings)
     out.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, bytes] = {
-        CARD: (card or CARD_WITHOUT_HEAD.format(name=name, version=version)).encode()
-    }
-    if fitted:
-        parts[HEAD], parts[BANK] = _head_bytes(fitted.head), _bank_bytes(fitted)
-    parts[KNOWN_ANSWER] = _answer_bytes(source, reference, view, device, dtypes)
-    for file_name, data in parts.items():
-        (out / file_name).write_bytes(data)
+    parts = {CARD: (card or CARD_WITHOUT_HEAD.format(name=name, version=version)).encode()}
+    parts |= _feature_parts(features, pooling, terms) | _fitted_parts(fitted)
     manifest = Manifest(
         name=name,
         version=version,
         encoder=reference,
+        features=features,
         view=view,
         preprocessing_version=PREPROCESSING_VERSION,
         captions=_can_caption(reference) if captions is None else captions,
         findings=fitted.findings if fitted else (),
+        head_kind=kind_of(fitted.head) if fitted else None,
+        calibration=_record_of(fitted) if fitted else None,
         gate=fitted.gate if fitted else None,
         tolerance=dict(TOLERANCE),
         intended_use=intended_use or IntendedUse(),
         not_for_clinical_use=not_for_clinical_use,
+        training=dict(training or {}),
         figures=dict(figures or {}),
-        files={file: hashlib.sha256(data).hexdigest() for file, data in sorted(parts.items())},
+        files={},
     )
-    text = json.dumps(write_manifest(manifest), indent=1, ensure_ascii=False)
-    (out / MANIFEST).write_text(text + "\n", "utf-8")
-    return load_bundle(out)
+    encoders = (
+        open_encoder(
+            source,
+            architecture=reference.architecture,
+            size_px=view.size_px,
+            device=device,
+            dtype=dtype,
+            features=features,
+            experts=tuple((out / each.path, each.architecture) for each in references),
+            pooling=pooling,
+            terms=terms,
+        )
+        for dtype in dtypes
+    )
+    parts[KNOWN_ANSWER] = _answer_bytes(view.size_px, encoders)
+    return _write(out, manifest, parts)
+
+
+def derive_bundle(
+    bundle: Bundle,
+    out_directory: Path | str,
+    *,
+    version: str | None = None,
+    calibration: Calibration | None = None,
+    record: CalibrationRecord | None = None,
+    findings: tuple[FindingSpec, ...] | None = None,
+    training: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> Bundle:
+    """Write a copy of `bundle` with another calibration, findings of the same names, or records.
+
+    Encoder, features, head, bank and known answers stay as they are, so nothing is computed;
+    what is not given stays too. A new calibration needs its record. An encoder inside the bundle
+    is copied with it. The copy is written in the present version of the format, so that a
+    bundle of version 1 can be calibrated. Raises BundleError.
+    """
+    out, old = Path(out_directory).resolve(), bundle.manifest
+    if (out / MANIFEST).exists():
+        raise BundleError(f"{out} is a bundle already", hint="Choose an empty directory.")
+    if bundle.head is None and (calibration or record or findings):
+        raise BundleError(f"bundle {bundle.identity.name} has no head to calibrate")
+    findings = old.findings if findings is None else findings
+    if [spec.name for spec in findings] != [spec.name for spec in old.findings]:
+        raise BundleError("the findings of a bundle can change their points, not their names")
+    out.mkdir(parents=True, exist_ok=True)
+    references = [_carry(bundle, each, out) for each in (old.encoder, *old.features.experts)]
+    parts = {file: (bundle.directory / file).read_bytes() for file in old.files}
+    if card is not None:
+        parts[CARD] = card.encode()
+    fitted = _recalibrated(bundle, findings, calibration, record)
+    parts |= _fitted_parts(fitted)
+    manifest = replace(
+        old,
+        schema_version=SCHEMA_VERSION,
+        version=version or old.version,
+        encoder=references[0],
+        features=replace(old.features, experts=tuple(references[1:])),
+        findings=findings,
+        calibration=_record_of(fitted) if fitted else None,
+        training=dict(old.training if training is None else training),
+        figures=dict(old.figures if figures is None else figures),
+    )
+    return _write(out, manifest, parts)
 
 
 def record_known_answer(
@@ -181,36 +278,106 @@ def _can_caption(reference: EncoderReference) -> bool:
     return reference.architecture == "Gemma3ForConditionalGeneration"
 
 
-def _head_bytes(head: Head) -> bytes:
-    names = ("mean", "scale", "weights", "intercept", "platt_slope", "platt_intercept")
-    return save_arrays({name: getattr(head, name).astype(np.float32) for name in names})
+def _feature_parts(
+    features: Features, pooling: QueryPooling | None, terms: Terms | None
+) -> dict[str, bytes]:
+    """Files of the features; BundleError where one is missing or has nobody to read it."""
+    check_features(features)
+    if (pooling is not None) != (features.pooling == "queries"):
+        raise BundleError('pooling "queries" without its arrays, or the reverse')
+    if (terms is not None) != features.captions:
+        raise BundleError("captions among the features without their terms, or the reverse")
+    parts: dict[str, bytes] = {}
+    if pooling is not None:
+        check_pooling(pooling)
+        parts[POOLING] = save_arrays(pooling_arrays(pooling))
+    if terms is not None:
+        parts[TERMS] = terms_text(terms).encode()
+        read_terms(parts[TERMS])
+    return parts
 
 
-def _bank_bytes(fitted: Fitted) -> bytes:
-    return save_arrays(
-        {
-            "mean": fitted.head.mean.astype(np.float32),
-            "scale": fitted.head.scale.astype(np.float32),
-            "vectors": fitted.bank_vectors.astype(np.float16),
-        }
-    )
-
-
-def _answer_bytes(
-    source: Path, reference: EncoderReference, view: ViewSpec, device: str, dtypes: tuple[str, ...]
-) -> bytes:
-    from triage.inference.encoder import open_encoder
-
-    image = known_image(view.size_px)
-    arrays: dict[str, NDArray[Any]] = {"image": image}
-    for dtype in dtypes:
-        encoder = open_encoder(
-            source,
-            architecture=reference.architecture,
-            size_px=view.size_px,
-            device=device,
-            dtype=dtype,
+def _fitted_parts(fitted: Fitted | None) -> dict[str, bytes]:
+    if fitted is None:
+        return {}
+    check_head(fitted.head)
+    count = len(fitted.findings)
+    if finding_count(fitted.head) != count:
+        raise BundleError(
+            f"the head gives {finding_count(fitted.head)} logits for {count} findings"
         )
+    calibration = fitted.calibration or uncalibrated(count)
+    check_calibration(calibration, count)
+    parts = {
+        HEAD: save_arrays(head_arrays(fitted.head)),
+        CALIBRATION: save_arrays(calibration_arrays(calibration)),
+    }
+    if (fitted.bank_vectors is None) != (fitted.gate is None):
+        raise BundleError("a bank without a gate, or the reverse")
+    if fitted.bank_vectors is not None:
+        arrays = {"mean": fitted.head.mean, "scale": fitted.head.scale}
+        stored = {name: array.astype(np.float32) for name, array in arrays.items()}
+        parts[BANK] = save_arrays({**stored, "vectors": fitted.bank_vectors.astype(np.float16)})
+    return parts
+
+
+def _recalibrated(
+    bundle: Bundle,
+    findings: tuple[FindingSpec, ...],
+    calibration: Calibration | None,
+    record: CalibrationRecord | None,
+) -> Fitted | None:
+    """The head of `bundle` with what is new; its bank stays in its file."""
+    if bundle.head is None or bundle.calibration is None:
+        return None
+    if calibration is not None and record is None:
+        raise BundleError("a new calibration comes with a record of what it was fitted on")
+    calibration = calibration or bundle.calibration
+    record = record or bundle.manifest.calibration
+    record = record or CalibrationRecord(kind=calibration.kind, local=False)
+    return Fitted(head=bundle.head, findings=findings, calibration=calibration, record=record)
+
+
+def _record_of(fitted: Fitted) -> CalibrationRecord:
+    kind = fitted.calibration.kind if fitted.calibration else "none"
+    record = fitted.record or CalibrationRecord(kind=kind, local=False)
+    if record.kind != kind:
+        raise BundleError(f"the record of a {record.kind} calibration with a {kind} one")
+    return record
+
+
+def _carry(bundle: Bundle, reference: EncoderReference, out: Path) -> EncoderReference:
+    """The reference as it holds from `out`; an encoder inside the old bundle is copied there."""
+    if Path(reference.path).is_absolute():
+        return reference
+    (out / reference.path).mkdir(parents=True, exist_ok=True)
+    for name in reference.files:
+        shutil.copyfile(bundle.encoder_place(reference) / name, out / reference.path / name)
+    return reference
+
+
+def _write(out: Path, manifest: Manifest, parts: Mapping[str, bytes]) -> Bundle:
+    """Write all files, `bundle.json` last, and read them as what serves will.
+
+    What cannot be read so is left without `bundle.json`, hence no bundle.
+    """
+    for file, data in parts.items():
+        (out / file).write_bytes(data)
+    digests = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(parts.items())}
+    document = write_manifest(replace(manifest, files=digests))
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    (out / MANIFEST).write_text(text + "\n", "utf-8")
+    try:
+        return load_bundle(out)
+    except BundleError:
+        (out / MANIFEST).unlink()
+        raise
+
+
+def _answer_bytes(size_px: int, encoders: Iterable["Encoder"]) -> bytes:
+    image = known_image(size_px)
+    arrays: dict[str, NDArray[Any]] = {"image": image}
+    for encoder in encoders:
         vectors = encoder.embed(image[None].astype(np.float32) / 255.0).vectors
         arrays[encoder.answer_key] = _finite(vectors[0])
     return save_arrays(arrays)

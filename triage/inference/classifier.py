@@ -1,7 +1,7 @@
 """From embeddings to calibrated findings, and whether the image belongs here at all.
 
-The reference head: every feature standardised, one L2 logistic regression per finding, then
-Platt's two parameters (Platt 1999), fitted on other images than the weights. Findings are
+What a head and a calibration compute is theirs (`heads`, `calibration`); here they become
+findings, by the one function that the daemon and every evaluation call. Findings are
 independent of each other: several can be present. The gate is the mean cosine distance of the
 standardised embedding to its nearest neighbours in a bank of images of the intended kind
 (after Sun et al., ICML 2022). Numpy only; no device, no torch.
@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triage.errors import InferenceError
-from triage.inference.bundle import Bank, Bundle, Head, unit_rows
+from triage.inference.bundle import Bundle
+from triage.inference.bundle_parts import Bank, unit_rows
+from triage.inference.calibration import Calibration, calibrated
+from triage.inference.heads import Head, subject_logits, view_logits
 from triage.records import Finding
 
 NO_CLASSIFIER = "no classifier for this encoder"
@@ -31,35 +34,54 @@ class Classified:
 
 
 def classify(bundle: Bundle, vectors: NDArray[np.float32]) -> list[Classified]:
-    """Judge each of (B, D) embeddings alone; raises InferenceError for one that is not finite."""
+    """Judge each of (B, D) embeddings as a subject of one view; of a bundle without crops.
+
+    Raises InferenceError for one that is not finite.
+    """
     return [classify_subject(bundle, vector[None]) for vector in _checked(bundle, vectors)]
 
 
 def classify_subject(bundle: Bundle, vectors: NDArray[np.float32]) -> Classified:
     """Judge one subject by all its views, (V, D).
 
-    A finding has the highest probability that it has in any view, for a lesion may show in one
-    slice only. The distance is the median over views, so that the ends of a volume, which look
-    like nothing in particular, do not decide; views beyond the limit take no part.
+    How views are put together is the head's; for most the highest logit counts, since a lesion
+    may show in one slice only. The gate's distance is the median over views, so that the ends of
+    a volume, which look like nothing in particular, do not decide; views beyond the limit take
+    no part. Where a bundle takes crops, the whole image, which is the first view, decides alone:
+    a crop is like no whole image in the bank.
     """
     vectors = _checked(bundle, vectors)
+    crops = bundle.view_spec.crops
+    if crops and len(vectors) != 1 + crops**2:
+        raise InferenceError(f"{len(vectors)} views, where the image and its crops are expected")
     gate = bundle.manifest.gate
     distance, use = None, np.ones(len(vectors), np.bool_)
     if bundle.bank is not None and gate is not None:
-        distances = bank_distances(bundle.bank, vectors, gate.neighbours)
+        held = vectors[:1] if crops else vectors
+        distances = bank_distances(bundle.bank, held, gate.neighbours)
         if not np.isfinite(distances).all():
             raise InferenceError("the embedding is too large to be told from others")
-        distance, use = float(np.median(distances)), distances <= gate.threshold
+        distance, use = float(np.median(distances)), use & (distances <= gate.threshold)
         if distance > gate.threshold:
             return Classified(
                 findings=(), distance=distance, in_distribution=False, reason=OUT_OF_DISTRIBUTION
             )
-    if bundle.head is None:
+    if bundle.head is None or bundle.calibration is None:
         return Classified(
             findings=(), distance=distance, in_distribution=True, reason=NO_CLASSIFIER
         )
-    highest = probabilities(bundle.head, vectors[use]).max(axis=0)
-    findings = tuple(
+    logits = subject_logits(bundle.head, vectors[use])
+    return Classified(
+        findings=_findings(bundle, calibrated(bundle.calibration, logits)),
+        distance=distance,
+        in_distribution=True,
+    )
+
+
+def _findings(bundle: Bundle, chances: NDArray[np.float64]) -> tuple[Finding, ...]:
+    if not np.isfinite(chances).all():
+        raise InferenceError("the head gave a value that is not finite for this image")
+    return tuple(
         Finding(
             name=spec.name,
             code=spec.code,
@@ -68,25 +90,15 @@ def classify_subject(bundle: Bundle, vectors: NDArray[np.float32]) -> Classified
             flagged=bool(probability >= spec.operating_point),
             raises_to=spec.raises_to,
         )
-        for spec, probability in zip(bundle.manifest.findings, highest, strict=True)
+        for spec, probability in zip(bundle.manifest.findings, chances, strict=True)
     )
-    return Classified(findings=findings, distance=distance, in_distribution=True)
 
 
-def scores(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Logits (B, F) of the linear head before calibration."""
-    standard = (vectors.astype(np.float64) - head.mean) / head.scale
-    return np.asarray(standard @ head.weights.T + head.intercept, np.float64)
-
-
-def probabilities(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Calibrated probabilities (B, F)."""
-    return sigmoid(head.platt_slope * scores(head, vectors) + head.platt_intercept)
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / (1 + exp(-x)) without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), np.float64)
+def probabilities(
+    head: Head, calibration: Calibration, vectors: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Calibrated probabilities (B, F), each embedding judged alone and ungated."""
+    return calibrated(calibration, view_logits(head, vectors))
 
 
 def bank_distances(

@@ -60,11 +60,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def on_device(work: Callable[[], T]) -> T:
-    """Run `work` without gradients; raises DeviceOutOfMemory, DeviceFault or InferenceError."""
+def on_device(work: Callable[[], T], *, final: bool = True) -> T:
+    """Run `work` without gradients; raises DeviceOutOfMemory, DeviceFault or InferenceError.
+
+    With `final` no tensor that it makes can ever take part in a gradient: not for weights.
+    """
     failure: TriageError
     try:
-        with torch.inference_mode():
+        with torch.inference_mode() if final else torch.no_grad():
             return work()
     except (RuntimeError, MemoryError) as error:
         failure = classify_failure(error)

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import Gemma3ForConditionalGeneration, SiglipVisionConfig, SiglipVisionModel
+from transformers.utils.logging import disable_progress_bar
 
 from triage.errors import BundleError
 
@@ -68,6 +69,47 @@ def _shards(directory: Path) -> dict[str, list[str] | None]:
             shards.setdefault(shard, [])
             shards[shard] = [*(shards[shard] or []), key]
     return shards
+
+
+def load_whole(directory: Path, dtype: torch.dtype) -> Gemma3ForConditionalGeneration:
+    """Load tower and language model together; raises BundleError for one that lacks weights."""
+    disable_progress_bar()
+    try:
+        model, told = Gemma3ForConditionalGeneration.from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{directory} cannot be loaded as a Gemma 3 model") from error
+    if told["missing_keys"]:  # transformers would let random weights speak in their place
+        raise BundleError(
+            f"the weights in {directory} lack {min(told['missing_keys'])} of its config.json"
+        )
+    return model
+
+
+def normalisation(directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation per channel, from either layout of the preprocessor settings."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (directory / name).is_file():
+            settings = read_json(directory / name)
+            settings = settings.get("image_processor", settings)
+            break
+    else:
+        raise BundleError(f"{directory} has no preprocessor_config.json")
+    read = []
+    for key in ("image_mean", "image_std"):
+        values = settings.get(key)
+        if not isinstance(values, list) or len(values) != 3:
+            raise BundleError(f"{directory / name} lacks {key} of three channels")
+        read.append(torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1))
+    if not (read[1] > 0).all():
+        raise BundleError(f"{directory / name} has an image_std that is not positive")
+    return read[0], read[1]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -167,7 +167,11 @@ def _text(value: bytes) -> str:
 
 
 def _title(value: bytes) -> str:
-    """An AE title fit for a log: what the Standard does not allow in one becomes "?"."""
-    text = value.rstrip(b"\0").decode("latin-1").strip()
+    """An AE title fit for a log: what the Standard does not allow in one becomes "?".
+
+    Spaces around it do not count (PS3.5 6.2); nothing else is passed over, or who is not on the
+    list could look like who is.
+    """
+    text = value.rstrip(b"\0 ").lstrip(b" ").decode("latin-1")
     allowed = (" " <= letter <= "~" and letter != "\\" for letter in text)
     return "".join(letter if is_so else "?" for letter, is_so in zip(text, allowed, strict=True))

@@ -7,6 +7,7 @@ stays inside its folder. Logs no names: they may be patients'.
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -56,8 +57,12 @@ def is_passed_over(name: str) -> bool:
 
 def stamp_of(path: Path) -> Stamp | None:
     """Return size and modification time of a regular file, None for anything else."""
+    return _stamp_at(path)
+
+
+def _stamp_at(name: str | Path, place: int | None = None) -> Stamp | None:
     try:
-        status = path.lstat()
+        status = os.stat(name, dir_fd=place, follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISREG(status.st_mode):
@@ -69,10 +74,11 @@ class SourceChanged(Exception):
     """A file is not, or no longer, as it was when it was found."""
 
 
-def open_source(candidate: Candidate) -> FileIO:
-    """Open a file for reading, links not followed. Raises OSError."""
+def open_source(candidate: Candidate, root: Path) -> FileIO:
+    """Open a file below `root` for reading, links not followed. Raises OSError."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return FileIO(os.open(candidate.path, flags), "rb")
+    with _directory(candidate.path.parent, root) as place:
+        return FileIO(os.open(candidate.path.name, flags, dir_fd=place), "rb")
 
 
 def span_of(source: FileIO, candidate: Candidate) -> FileSpan:
@@ -98,16 +104,64 @@ def chunks_of(source: FileIO, candidate: Candidate) -> Iterator[Bytes]:
         raise SourceChanged
 
 
-def move_inside(path: Path, root: Path, place: str) -> None:
-    """Move a source to `place` inside its watched folder; an older namesake stays."""
-    target = root / place / path.relative_to(root)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    number = 0
-    final = target
-    while final.exists():
-        number += 1
-        final = target.with_name(f"{target.name}.{number}")
-    path.rename(final)
+def move_inside(candidate: Candidate, root: Path, name: str) -> bool:
+    """Move a source to the directory `name` of its watched folder; an older namesake stays.
+
+    False, and nothing is moved, where it is no longer the file that was read. Raises OSError.
+    """
+    path = candidate.path
+    beside = root / name / path.parent.relative_to(root)
+    with _directory(path.parent, root) as source, _directory(beside, root, make=True) as target:
+        if _stamp_at(path.name, source) != candidate.stamp:
+            return False
+        number, final = 0, path.name
+        while _is_taken(final, target):
+            number += 1
+            final = f"{path.name}.{number}"
+        os.rename(path.name, final, src_dir_fd=source, dst_dir_fd=target)
+    return True
+
+
+def delete_inside(candidate: Candidate, root: Path) -> bool:
+    """Delete a source; False, and nothing is deleted, where it is not the file that was read.
+
+    Raises OSError.
+    """
+    path = candidate.path
+    with _directory(path.parent, root) as source:
+        if _stamp_at(path.name, source) != candidate.stamp:
+            return False
+        os.unlink(path.name, dir_fd=source)
+    return True
+
+
+@contextmanager
+def _directory(path: Path, root: Path, *, make: bool = False) -> Iterator[int]:
+    """Open a directory at or below `root` step by step: no link on the way leads out of it.
+
+    With `make`, what is missing is made. Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    place = os.open(root, flags)
+    try:
+        for part in path.relative_to(root).parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=place)
+            inner = os.open(part, flags, dir_fd=place)
+            os.close(place)
+            place = inner
+        yield place
+    finally:
+        os.close(place)
+
+
+def _is_taken(name: str, place: int) -> bool:
+    try:
+        os.stat(name, dir_fd=place, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def path_text(path: Path) -> str:

@@ -48,6 +48,7 @@ from triage.errors import ObjectRefused, TransientError
 from triage.ingest.files import (
     SourceChanged,
     chunks_of,
+    delete_inside,
     files_below,
     is_passed_over,
     move_inside,
@@ -276,10 +277,8 @@ class FolderWatcher:
 
     def _is_unchanged(self, candidate: Candidate, now_s: float) -> bool:
         stamp = stamp_of(candidate.path)
-        if stamp is None:
-            self._tracker.forget(candidate.path)
-        elif stamp != candidate.stamp:
-            self._tracker.observe(candidate.path, stamp, now_s)
+        if stamp != candidate.stamp:
+            self._tracker.tried(candidate, stamp, now_s)
         return stamp == candidate.stamp
 
     def _take(self, candidate: Candidate, *, now_s: float) -> bool:
@@ -298,9 +297,9 @@ class FolderWatcher:
             outcome, held = "failed", False
         if not outcome:
             return False
-        self._tracker.forget(candidate.path)
-        if not self._put_away(candidate.path, held=held):
+        if not self._put_away(candidate, held=held):
             self._remember(candidate, outcome)
+        self._tracker.tried(candidate, stamp_of(candidate.path), now_s)
         return True
 
     def _tell_failure(self) -> None:
@@ -321,13 +320,13 @@ class FolderWatcher:
             self._intake.refuse_unread(candidate.stamp.size_bytes, source=Source.FOLDER)
             return "refused", False
         try:
-            with open_source(candidate) as source:
+            with open_source(candidate, self._home_of(candidate)) as source:
                 return self._outcome_of(source, candidate, now_s)
         except SourceChanged:
             pass
         except OSError as error:
             log.warning("folder_file_unreadable", reason=error.strerror)
-        self._tracker.forget(candidate.path)  # gone, changed or unreadable: the next scan tells
+        self._tracker.tried(candidate, stamp_of(candidate.path), now_s)
         return "", False
 
     def _outcome_of(self, source: FileIO, candidate: Candidate, now_s: float) -> tuple[str, bool]:
@@ -359,20 +358,26 @@ class FolderWatcher:
                 now=self._db.now(connection),
             )
 
-    def _put_away(self, path: Path, *, held: bool) -> bool:
-        """Move or delete a source as [folders] after says; True if it is no longer there."""
-        root = self._root_of(path)
+    def _put_away(self, candidate: Candidate, *, held: bool) -> bool:
+        """Move or delete a source as [folders] after says; True if it is no longer there.
+
+        What stands under its name by now may be another file, that nobody has read.
+        """
+        root = self._home_of(candidate)
         try:
-            if self._config.after == "move" and root is not None:
-                move_inside(path, root, DONE if held else FAILED)
-                return True
+            if self._config.after == "move":
+                return move_inside(candidate, root, DONE if held else FAILED)
             if self._config.after == "delete" and held:
-                path.unlink(missing_ok=True)
-                return True
+                return delete_inside(candidate, root)
+        except FileNotFoundError:
+            return True
         except OSError as error:
             # The object is held and the file will be remembered: only tidiness is lost.
             log.warning("folder_source_stays", reason=error.strerror)
         return False
+
+    def _home_of(self, candidate: Candidate) -> Path:
+        return self._root_of(candidate.path) or candidate.path.parent
 
 
 class _Events(FileSystemEventHandler):

@@ -9,6 +9,7 @@ is better than a study refused. Pixels are found, not read.
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +17,14 @@ from pydicom.charset import python_encoding
 
 from triage.errors import IdentifiersInvalid, ObjectUnparsable
 from triage.ingest.elements import PIXEL_TAGS, Bounds, Element, Encoding, walk
-from triage.ingest.part10 import DataSet, Inflated, encoding_of, inflated, is_uid
+from triage.ingest.part10 import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DataSet,
+    Inflated,
+    encoding_of,
+    inflated,
+    is_uid,
+)
 from triage.ingest.span import Span
 from triage.records import Header
 
@@ -110,19 +118,30 @@ class HeaderLimits:
     bounds: Bounds = field(default_factory=Bounds)
 
 
-def read_header(data_set: DataSet, limits: HeaderLimits) -> Header:
-    """Read the header of one object. Raises ObjectUnparsable or IdentifiersInvalid."""
-    if not is_uid(data_set.transfer_syntax_uid):
+def read_header(
+    data_set: DataSet,
+    limits: HeaderLimits,
+    inflating: AbstractContextManager[object] | None = None,
+) -> Header:
+    """Read the header of one object. Raises ObjectUnparsable or IdentifiersInvalid.
+
+    `inflating` is held while a deflated data set is in memory, as far as `maximum_header_mib`.
+    """
+    syntax = data_set.transfer_syntax_uid
+    if not is_uid(syntax):
         raise ObjectUnparsable("the transfer syntax is no UID")
-    content = inflated(
-        data_set,
-        maximum_header_mib=limits.maximum_header_mib,
-        maximum_inflated_mib=limits.maximum_inflated_mib,
-    )
-    encoding = _as_written(encoding_of(data_set.transfer_syntax_uid), content.beginning)
-    values, has_pixels = _collect(content, encoding, limits.bounds)
+    deflated = syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    with inflating if inflating is not None and deflated else nullcontext():
+        content = inflated(
+            data_set,
+            maximum_header_mib=limits.maximum_header_mib,
+            maximum_inflated_mib=limits.maximum_inflated_mib,
+        )
+        encoding = _as_written(encoding_of(syntax), content.beginning)
+        values, has_pixels = _collect(content, encoding, limits.bounds)
+        del content
     uids = _identifiers(values)
-    return _header(values, uids, data_set.transfer_syntax_uid, encoding, has_pixels=has_pixels)
+    return _header(values, uids, syntax, encoding, has_pixels=has_pixels)
 
 
 def clean(text: str, longest: int = LONGEST_TEXT) -> str:

@@ -17,6 +17,7 @@ but a held or quarantined object may be deleted at its source.
 An object is written while it comes (see `reception`) and is never in memory as a whole.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +58,8 @@ log = structlog.get_logger(__name__)
 
 LONGEST_UID = 64
 LONGEST_PATH = 4096
+# Deflated data sets whose headers are in memory at once; the others wait for their turn.
+INFLATED_AT_ONCE = 2
 REASON_CODES: dict[type[ObjectRefused], str] = {
     ObjectUnparsable: "unparsable",
     IdentifiersInvalid: "identifiers_invalid",
@@ -113,6 +116,7 @@ class Intake:
         self._store = store
         self._policies = policies
         self._limits = limits or HeaderLimits()
+        self._inflating = threading.BoundedSemaphore(INFLATED_AT_ONCE)
         self._writer = GroupCommit(db, store)
 
     def start(self) -> None:
@@ -176,7 +180,7 @@ class Intake:
         )
         with receiving(self._store, data, transfer_syntax_uid, self._limits) as received:
             try:
-                header = header_of(received, self._limits)
+                header = header_of(received, self._limits, self._inflating)
                 _check_command(header, offer)
             except ObjectRefused as refusal:
                 self._set_aside(received, refusal, offer)
@@ -189,7 +193,7 @@ class Intake:
 
         Raises ObjectRefused or a subclass, or what reading raises.
         """
-        return inspect(file, self._limits)
+        return inspect(file, self._limits, self._inflating)
 
     def refuse_unread(self, size_bytes: int, *, source: Source) -> None:
         """Record an object that is too large to be read at all."""

@@ -123,9 +123,11 @@ class Wire:
         self._poll.register(channel, select.POLLIN)
         if not self._is_tls:
             channel.settimeout(None)
-        with suppress(OSError):  # not every address family has them
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._is_tcp = channel.family in (socket.AF_INET, socket.AF_INET6)
+        if self._is_tcp:
+            with suppress(OSError):  # the peer may have gone already
+                channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def handshake(self, *, within_s: float) -> None:
         """Finish the TLS handshake, if this is TLS; the time counts as a whole."""
@@ -163,6 +165,10 @@ class Wire:
             raise ConnectionEnded("this side ended it")
         started_s = time.monotonic()
         try:
+            if self._is_tcp:
+                # A sender that gathers small writes (RFC 896), as DCMTK does, holds a data set back
+                # until its command is acknowledged, which the kernel else puts off for 40 ms.
+                self._channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             if isinstance(self._channel, ssl.SSLSocket):
                 count = self._receive_tls(self._channel, room)
             else:

@@ -8,6 +8,7 @@ preamble, which may hold foreign code (CVE-2019-11687), is not.
 """
 
 import hashlib
+import mmap
 import re
 import struct
 import zlib
@@ -99,17 +100,21 @@ def inflated(data_set: DataSet, *, maximum_header_mib: int, maximum_inflated_mib
     """
     if data_set.transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return Inflated(beginning=data_set.encoded, size=len(data_set.encoded))
-    beginning = bytearray()
-    size = 0
+    # A mapping of its own: what the allocator grew it through would stay with each thread.
+    room = memoryview(
+        mmap.mmap(-1, maximum_header_mib * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    )
+    size = kept = 0
     for fed, piece in _inflated_pieces(data_set.encoded):
         size += len(piece)
         if size > maximum_inflated_mib * MIB:
             raise ObjectUnparsable("the deflated data set inflates beyond the limit")
         if size > ANY_RATIO_MIB * MIB and size > HIGHEST_RATIO * fed:
             raise ObjectUnparsable("the deflated data set inflates further than any image")
-        if len(beginning) < maximum_header_mib * MIB:
-            beginning += piece
-    return Inflated(beginning=beginning, size=size)
+        taken = min(len(piece), len(room) - kept)
+        room[kept : kept + taken] = piece[:taken]
+        kept += taken
+    return Inflated(beginning=room[:kept], size=size)
 
 
 def _inflated_pieces(encoded: Span) -> Iterator[tuple[int, bytes]]:

@@ -42,6 +42,7 @@ _PDU_HEADER: Final = struct.Struct(">BxI")
 _PDV_HEADER: Final = struct.Struct(">IBB")
 _FIXED_LENGTH: Final = 4  # of A-RELEASE-RQ and A-ABORT
 _SHORTEST_REQUEST: Final = 68
+_MOST_EMPTY_FRAGMENTS: Final = 1024  # one after the other; no other bound would see them
 
 
 class ProtocolError(Exception):
@@ -100,6 +101,7 @@ class PduReader:
         self._room = memoryview(bytearray(BUFFER_BYTES))
         self._start = self._end = 0  # of what is received and not yet looked at
         self._pdu_left = 0
+        self._empty_fragments = 0
         self._message_bytes = 0
         self._message_began_s = 0.0  # in waited seconds
 
@@ -162,6 +164,7 @@ class PduReader:
             self._start = self._end = 0
             self._end = self._wire.receive(self._room)
         self._wire.wait_at_most(self._limits.silence_s)
+        self._empty_fragments = 0
         self._message_bytes = 0
         self._message_began_s = self._wire.waited_s
 
@@ -199,6 +202,9 @@ class PduReader:
             raise ProtocolError(INVALID_PARAMETER, "a context that was not accepted")
         self._start += _PDV_HEADER.size
         self._pdu_left -= length + 4
+        self._empty_fragments = self._empty_fragments + 1 if length == 2 else 0
+        if self._empty_fragments > _MOST_EMPTY_FRAGMENTS:
+            raise ProtocolError(OWN_DECISION, "a message of empty fragments")
         return Fragment(
             context_id=context_id,
             is_command=bool(control & 1),

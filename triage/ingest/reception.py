@@ -9,7 +9,7 @@ Knows neither rows nor policies: which errors are told to whom is the intake's b
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -91,14 +91,22 @@ def receiving(
         )
 
 
-def header_of(received: Received, limits: HeaderLimits) -> Header:
+def header_of(
+    received: Received,
+    limits: HeaderLimits,
+    inflating: AbstractContextManager[object] | None = None,
+) -> Header:
     """Read the header of what came. Raises ObjectRefused or a subclass."""
     if received.refusal is not None:
         raise received.refusal
-    return read_header(received.data_set, limits)
+    return read_header(received.data_set, limits, inflating)
 
 
-def inspect(file: FileSpan, limits: HeaderLimits) -> Header:
+def inspect(
+    file: FileSpan,
+    limits: HeaderLimits,
+    inflating: AbstractContextManager[object] | None = None,
+) -> Header:
     """Read the header of a file where it lies. Raises ObjectRefused or a subclass."""
     if len(file) > limits.maximum_object_mib * MIB:
         raise ObjectRefused(TOO_LARGE)
@@ -106,7 +114,7 @@ def inspect(file: FileSpan, limits: HeaderLimits) -> Header:
     found = split(beginning)
     encoded = file.after(len(beginning) - len(found.encoded))
     data_set = DataSet(transfer_syntax_uid=found.transfer_syntax_uid, encoded=encoded)
-    return read_header(data_set, limits)
+    return read_header(data_set, limits, inflating)
 
 
 def stage_object(received: Received, header: Header) -> Staged:

@@ -62,6 +62,17 @@ class Tracker:
         if path in self._candidates:
             self._candidates[path] = replace(self._candidates[path], closed=False)
 
+    def tried(self, candidate: Candidate, stamp: Stamp | None, now_s: float) -> None:
+        """Let go of a file, unless another one stands under its name by now: that one waits.
+
+        `stamp` is how the name looks now. A file that could not be read as it is, is not tried
+        again before it is found again.
+        """
+        if stamp is None or stamp == candidate.stamp:
+            self.forget(candidate.path)
+        else:
+            self.observe(candidate.path, stamp, now_s)
+
     def forget(self, path: Path) -> None:
         """Let go of a file that was read or is gone."""
         self._candidates.pop(path, None)

@@ -16,6 +16,7 @@ from triage.database.audit import (
     Noted,
     Transfer,
 )
+from triage.database.material import EMBEDDED
 from triage.operations.audit_xml import (
     QUERY,
     REPORT,
@@ -185,7 +186,7 @@ def _accessed(noted: Noted, study: AuditedStudy | None, teller: Teller) -> Eleme
     read = noted.what == STUDY_READ
     what = "show" if read else noted.what
     kind = Code(value=what, meaning=what.replace("_", " "), scheme=OWN_CODES)
-    action = "R" if read else "D" if what == "quarantine_discarded" else "U"
+    action = "R" if read or what == EMBEDDED else "D" if what == "quarantine_discarded" else "U"
     message = begin(INSTANCES_ACCESSED, kind, action=action, at=noted.at)
     add_participant(message, noted.by, requestor=True)
     add_own(message, teller)

@@ -10,7 +10,7 @@ afterwards. How it lies on disk is `backup_directory`, how a file is copied `bac
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from triage.database.snapshot import (
 )
 from triage.database.types import time_text
 from triage.database.url import SqliteTarget, parse_url
-from triage.errors import OutOfSpace, StoreError, TransientError
+from triage.errors import DatabaseUnavailable, OutOfSpace, StoreError, TransientError
 from triage.operations.backup_directory import (
     FORMAT,
     STORE,
@@ -53,6 +53,8 @@ FIRST = "first.part"  # listing of the first pass
 ROWS = "rows.part"  # and the rows that it went by
 MARGIN_MIB = 64  # left free on the backup's own disk
 MOST_LOOKED_UP = 500  # parameters of one statement
+# What the backup has is read again by turns, some shards a day: a disk forgets without an error.
+ROUND_DAYS = 32
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many
 
@@ -85,6 +87,7 @@ def back_up(
     minimum_free_mib: int,
     with_objects: bool = True,
     progress: Progress = lambda what, done, total: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Backup:
     """Make a backup of database and store in `directory`, or bring the one there up to date.
 
@@ -99,7 +102,7 @@ def back_up(
         source = _source(url, store_path)
         with writing(directory):
             former = _former(directory, source, with_objects=with_objects)
-            run = _Run(db, store_path, directory, minimum_free_mib, progress)
+            run = _Run(db, store_path, directory, minimum_free_mib, progress, clock=clock)
             with run.opened(with_objects=with_objects), _own_words(directory):
                 manifest = run.make(former, source)
                 write_manifest(directory, manifest)
@@ -113,7 +116,14 @@ class _Run:
     """One backup on its way."""
 
     def __init__(
-        self, db: Database, store_path: Path, directory: Path, margin_mib: int, progress: Progress
+        self,
+        db: Database,
+        store_path: Path,
+        directory: Path,
+        margin_mib: int,
+        progress: Progress,
+        *,
+        clock: Callable[[], datetime],
     ) -> None:
         self.id = secrets.token_hex(16)
         self.sums = _Sums()
@@ -123,6 +133,7 @@ class _Run:
         self._directory = directory
         self._margin_mib = margin_mib
         self._progress = progress
+        self._clock = clock
 
     @contextmanager
     def opened(self, *, with_objects: bool) -> Iterator[None]:
@@ -137,6 +148,7 @@ class _Run:
             stack.callback(house.close)
             kept = open_store(self._directory / STORE, minimum_free_mib=0)
             stack.callback(kept.close)
+            _require_own_places(house, kept)
             kept.sweep_leftovers()
             self.stores = house, kept
             yield
@@ -149,7 +161,7 @@ class _Run:
         first = self._directory / FIRST
         self._bring_most(former, first)
         self._progress("database", 0, 1)
-        taken_at = datetime.now(UTC)
+        taken_at = self._clock()
         make_snapshot(self._db, database)
         self._progress("database", 1, 1)
         with open_snapshot(database) as moment:
@@ -191,8 +203,12 @@ class _Run:
         with open_snapshot(rows) as now:
             self._check_space(now)
             known = self._directory / former.listing.name if former else None
-            self._pass(self.stores, now, known, first, "images")
+            self._pass(self.stores, now, known, first, "images", doubted=self._doubted())
         rows.unlink()
+
+    def _doubted(self) -> set[str]:
+        """Return the shards whose files are read again today, though the backup has them."""
+        return set(STORE_SHARDS[self._clock().toordinal() % ROUND_DAYS :: ROUND_DAYS])
 
     def _pass(
         self,
@@ -201,6 +217,8 @@ class _Run:
         known: Path | None,
         listing: Path,
         what: str,
+        *,
+        doubted: Collection[str] = (),
     ) -> None:
         """Bring what `rows` name and write a new listing; `known` is the listing before it.
 
@@ -211,7 +229,7 @@ class _Run:
             shards = zip(STORE_SHARDS, read_listing(known), strict=True)
             for done, (shard, sums) in enumerate(shards, start=1):
                 files = held_files(connection, shard)
-                brought = bring(*stores, files, sums)
+                brought = bring(*stores, files, {} if shard in doubted else sums)
                 file.write(listing_lines(brought.sums))
                 found.files += len(brought.sums)
                 found.size_bytes += sum(f.size_bytes for f in files if f.path in brought.sums)
@@ -223,8 +241,7 @@ class _Run:
 
     def _check_space(self, rows: Database | None) -> None:
         """Raise OutOfSpace where what is still to be copied does not fit."""
-        state = os.statvfs(self._directory)
-        free_mib = state.f_bavail * state.f_frsize // MIB
+        free_mib = _free_mib(self._directory)
         same_disk = (
             self._store_path.exists()
             and self._store_path.stat().st_dev == self._directory.stat().st_dev
@@ -267,6 +284,15 @@ def _keep_apart(store_path: Path, directory: Path) -> None:
         )
 
 
+def _require_own_places(house: Store, kept: Store) -> None:
+    """Refuse a backup that a link leads into the store: what it needs no more would be deleted."""
+    if any((house.root / shard).samefile(kept.root / shard) for shard in STORE_SHARDS):
+        raise BackupError(
+            f"{kept.root} leads into the store {house.root}",
+            hint="Name another directory, in which no link leads into the store.",
+        )
+
+
 def _source(url: str, store_path: Path) -> str:
     """Return which house this is, without a password."""
     target = parse_url(url)
@@ -299,8 +325,8 @@ def _never_fewer(directory: Path, former: Manifest | None, rows: dict[str, int])
     """
     if former is not None and rows["studies"] < former.rows["studies"]:
         raise BackupError(
-            f"the database holds {rows['studies']} studies, the backup in {directory}"
-            f" {former.rows['studies']}: it was emptied or set back",
+            f"the database has fewer studies ({rows['studies']}) than the backup in {directory}"
+            f" ({former.rows['studies']}): it was emptied or set back",
             hint="Restore that backup, or name another directory for what there is now.",
         )
 
@@ -311,7 +337,10 @@ def _remove_scratch(directory: Path) -> None:
 
 
 def _remove_unneeded(directory: Path, manifest: Manifest) -> int:
-    """Remove what only former or broken-off backups needed; return how many images that were."""
+    """Remove what only former or broken-off backups needed; return how many images that were.
+
+    A damaged copy of what the store has lost stays: there may be no better one.
+    """
     needed = {manifest.database.name, manifest.listing.name}
     _remove_scratch(directory)
     for pattern in ("database-*", "files-*"):
@@ -321,10 +350,11 @@ def _remove_unneeded(directory: Path, manifest: Manifest) -> int:
     if not manifest.with_objects:
         return 0
     removed = 0
+    lost = {*manifest.missing, *manifest.damaged}
     listing = read_listing(directory / manifest.listing.name)
     for shard, sums in zip(STORE_SHARDS, listing, strict=True):
         for path in list((directory / STORE / shard).iterdir()):
-            if f"{shard}/{path.name}" not in sums:
+            if f"{shard}/{path.name}" not in sums.keys() | lost and not path.is_dir():
                 path.unlink()
                 removed += 1
     return removed
@@ -333,20 +363,30 @@ def _remove_unneeded(directory: Path, manifest: Manifest) -> int:
 @contextmanager
 def _own_words(directory: Path) -> Iterator[None]:
     """Name the backup's disk in what the code of the store says of its own."""
+    full = OutOfSpace(
+        f"the file system of {directory} is full: the backup is incomplete",
+        hint="Free space there and run `triage backup` again: it goes on where it stopped.",
+    )
     try:
         yield
     except OutOfSpace as error:
         if error.hint != OutOfSpace.hint:
             raise
-        raise OutOfSpace(
-            f"the file system of {directory} is full: the backup is incomplete",
-            hint="Free space there and run `triage backup` again: it goes on where it stopped.",
-        ) from error
+        raise full from error
+    except (OSError, DatabaseUnavailable) as error:  # of a listing, of a snapshot
+        if _free_mib(directory) == 0:
+            raise full from error
+        raise
     except StoreError as error:
         raise TransientError(
             f"the backup in {directory} is incomplete: {error}",
             hint="Check that disk and its mount, then run `triage backup` again.",
         ) from error
+
+
+def _free_mib(directory: Path) -> int:
+    state = os.statvfs(directory)
+    return state.f_bavail * state.f_frsize // MIB
 
 
 def _version() -> str:

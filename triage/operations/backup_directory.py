@@ -127,8 +127,9 @@ def reading(directory: Path) -> Iterator[Manifest]:
         manifest = read_manifest(directory)
         if manifest is None:
             raise BackupError(
-                f"the backup in {directory} is incomplete: it was broken off",
-                hint="Run `triage backup` again: it goes on where it stopped.",
+                f"{directory} holds no finished backup: the first one failed or was broken off",
+                hint="Nothing can be restored from it. Run `triage backup` again while its house"
+                " lives: what was copied already counts.",
             )
         yield manifest
 
@@ -205,7 +206,8 @@ def digest(pieces: Iterable[Bytes]) -> str:
 @contextmanager
 def new_file(path: Path) -> Iterator[Any]:
     """Write a private file from its beginning; synced at the end of the block."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    path.unlink(missing_ok=True)  # of a broken-off try, or a link to elsewhere
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         yield file
         file.flush()

@@ -2,9 +2,9 @@
 
 Owns how one file of the house's store comes into the store of the backup. On one file system it is
 a second name for the same bytes, else a copy; either is synced before it gets its name. A file that
-the backup has already is not read again: objects never change. What a file must be, its row says:
-its name is the SHA-256 of transfer syntax and data set (an object) or of all its bytes (a file of
-the quarantine).
+the backup has already is read again only where its sum is not given. What a file must be, its row
+says: its name is the SHA-256 of transfer syntax and data set (an object) or of all its bytes (a
+file of the quarantine).
 """
 
 import hashlib
@@ -118,8 +118,11 @@ def _held(kept: Store, file: HeldFile, known: str | None) -> str | None:
     if known is not None:
         return known
     reading = Reading(file)
-    for _ in reading.watch(kept.pieces(file.path)):
-        pass
+    try:
+        for _ in reading.watch(kept.pieces(file.path)):
+            pass
+    except StoreError:  # the backup's disk does not give it back: the house's file replaces it
+        return None
     return reading.sha256 if reading.sound else None
 
 

@@ -113,6 +113,11 @@ KINDS: dict[str, Kind] = {
         message="The model {model} is not served: {reason}",
         next_step="{hint}",
     ),
+    "model_not_calibrated": Kind(
+        weight=Weight.DEGRADED,
+        message="The model {model} is configured to serve but flags nothing: {reason}.",
+        next_step="{hint}",
+    ),
     "no_model_served": Kind(
         weight=Weight.FAILED,
         message="None of the configured models is served: studies wait, nothing looks at them.",

@@ -119,6 +119,13 @@ def _model_causes(
                 reason=model["reason"],
                 hint=model["hint"],
             )
+        elif model["mode"] == "shadow" and model.get("reason"):
+            yield cause(
+                "model_not_calibrated",
+                model=model["name"],
+                reason=model["reason"],
+                hint=model["hint"],
+            )
     serving = [model for model in models if model["mode"] == "serve"]
     if serving and not any(model["served"] for model in serving):
         yield cause("no_model_served")

@@ -228,6 +228,7 @@ class SchedulePart:
     ready = True
 
     def __init__(self, config: Config, db: Database, store: Store) -> None:
+        from triage.operations.drift_watch import drift_sweep
         from triage.operations.history import history_sweep
         from triage.operations.retention import retention_sweep
         from triage.operations.sweeps import Ticker, standard_sweeps
@@ -239,6 +240,8 @@ class SchedulePart:
         sweeps.append(history_sweep(db, ZoneInfo(config.site.timezone)))
         if config.store.retention_days:
             sweeps.append(retention_sweep(db, store, retention_days=config.store.retention_days))
+        if config.drift.enabled:
+            sweeps.append(drift_sweep(db, config))
         self._ticker = Ticker(sweeps, turned=self._beat.turned)
 
     def gets_on(self) -> bool:
@@ -349,6 +352,7 @@ class AnalysePart:
         from triage.imaging.decode_pool import DecodePool
         from triage.worker.loop import AnalysisWorker
         from triage.worker.roster import Roster
+        from triage.worker.scopes import note_scopes
         from triage.worker.serving import open_models, slots
         from triage.worker.slots import Slot
 
@@ -359,6 +363,7 @@ class AnalysePart:
         )
         with pool:
             models = open_models(self._config, slot=slot.number)
+            note_scopes(self._db, models)
             roster = Roster(models, recheck_s=self._config.worker.known_answer_s)
             self._roster = roster
             worker = AnalysisWorker(

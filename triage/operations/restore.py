@@ -1,7 +1,8 @@
 """Restore: a whole backup becomes a house that goes on where the backup was taken.
 
-Owns the order. Everything is verified before anything is touched; a database or store that holds
-data, or a living daemon, is refused; then the database is marked as unfinished, the files come, and
+Owns the order. Everything is verified before anything is touched; a damaged file ends the restore
+unless what is whole is asked for; a database or store that holds data, or a living daemon, is
+refused; then the database is marked as unfinished, the files come, and
 the rows last, in one transaction. Broken off at any point, the daemon refuses to start on what is
 there, and the same restore may be run again. What must not survive is `database.restoring`.
 """
@@ -22,7 +23,6 @@ from triage.database.connection import (
 )
 from triage.database.migrating import knows, upgrade_open
 from triage.database.restoring import (
-    MARK,
     fill,
     filled_tables,
     living_roles,
@@ -30,8 +30,10 @@ from triage.database.restoring import (
     set_mark,
     settle,
 )
+from triage.database.revision import UNFINISHED
 from triage.database.snapshot import fault_of, held_files, open_snapshot
 from triage.errors import DatabaseUnavailable, RevisionError, StoreError
+from triage.operations.audit_spool import Spool
 from triage.operations.backup_directory import (
     MAKE_ANOTHER,
     STORE,
@@ -62,6 +64,7 @@ class Restored:
 
     manifest: Manifest
     with_objects: bool  # False: the store was left as it was
+    lost: list[str]  # paths below the store: damaged in the backup, left out
     leases_returned: int
     migrations: list[str]  # applied on the way
 
@@ -69,7 +72,9 @@ class Restored:
 def verify(directory: Path, *, progress: Progress = _silent) -> Manifest:
     """Read every byte of a backup. Raises BackupError, or RevisionError if it is too new."""
     with reading(directory) as manifest:
-        _verify(directory, manifest, progress)
+        bad = _verify(directory, manifest, progress, with_objects=True)
+        if bad:
+            raise _damaged(bad)
         return manifest
 
 
@@ -80,45 +85,70 @@ def restore(
     *,
     minimum_free_mib: int,
     by: str,
+    spool: Path | None = None,
     with_objects: bool = True,
+    partial: bool = False,
     progress: Progress = _silent,
 ) -> Restored:
     """Verify a backup and put it into an empty database and an empty store.
 
-    Without objects, or where the backup has none, the store stays as it is. Raises BackupError,
-    RevisionError, OutOfSpace, StoreError, DatabaseUnavailable.
+    Without objects, or where the backup has none, the store stays as it is. `partial` leaves out
+    damaged files: their rows come back, and the daemon tells that the images are missing. `spool`
+    is the directory of the audit trail, which must be empty too. Raises BackupError, RevisionError,
+    OutOfSpace, StoreError, DatabaseUnavailable.
     """
+    if spool is not None:
+        _require_told(spool)
     with ExitStack() as stack:
         manifest = stack.enter_context(reading(directory))
-        _verify(directory, manifest, progress)
         with_objects = with_objects and manifest.with_objects
+        lost = _verify(directory, manifest, progress, with_objects=with_objects)
+        if lost and not partial:
+            raise _damaged(lost)
         db = open_database(url)
         stack.callback(db.dispose)
         again = _require_room(db, store_path, manifest, with_objects=with_objects)
         store = open_store(store_path, minimum_free_mib=minimum_free_mib)
         stack.callback(store.close)
+        store.sweep_leftovers()  # of a restore that was broken off
         files = manifest.size_bytes if with_objects and not again else 0
         store.check_space(files + 2 * manifest.database.size_bytes)
         if not again:
             migrate(url)
             set_mark(db, manifest.id)
         if with_objects:
-            _bring_files(directory, manifest, store, progress)
+            _bring_files(directory, manifest, store, progress, without=set(lost))
         progress("database", 0, 1)
         migrations, leases = _bring_rows(directory, manifest, store, db, by=by)
         progress("database", 1, 1)
     return Restored(
         manifest=manifest,
         with_objects=with_objects,
+        lost=lost,
         leases_returned=leases,
         migrations=migrations,
     )
 
 
+def _require_told(spool: Path) -> None:
+    """Refuse while the former house's audit messages wait: the numbers they bear are given again.
+
+    The trail would take rows of the restored house for those that a segment tells of.
+    """
+    if spool.is_dir() and (waiting := len(Spool(spool, maximum_mib=1).segments())):
+        raise BackupError(
+            f"the former house's audit trail waits in {spool}, segments: {waiting}",
+            hint="Have them collected, or move them to a place of their own, then restore again.",
+        )
+
+
 # --- is it whole?
 
 
-def _verify(directory: Path, manifest: Manifest, progress: Progress) -> None:
+def _verify(
+    directory: Path, manifest: Manifest, progress: Progress, *, with_objects: bool
+) -> list[str]:
+    """Return the files that are missing or damaged; raise for anything else that is not whole."""
     if not knows(manifest.revision):
         raise RevisionError(
             f"the backup was made at revision {manifest.revision}, which this program"
@@ -131,18 +161,23 @@ def _verify(directory: Path, manifest: Manifest, progress: Progress) -> None:
         with open_snapshot(directory / manifest.database.name) as snapshot:
             with snapshot.read() as connection:
                 fault = fault_of(connection)
-            bad = [] if fault else _bad_files(directory, manifest, snapshot, progress)
+            wanted = with_objects and not fault
+            bad = _bad_files(directory, manifest, snapshot, progress) if wanted else []
     except DatabaseUnavailable as error:
         raise BackupError(f"the backup's database cannot be read: {error}") from error
     if fault:
         raise BackupError(f"the backup's database is unsound: {fault}")
-    if bad:
-        raise BackupError(
-            f"{len(bad)} files of the backup are missing or damaged,"
-            f" such as {', '.join(f'{STORE}/{path}' for path in bad[:SHOWN])}",
-            hint="Use another backup. To mend this one while its house lives, delete those files"
-            " (`sha256sum --check --quiet` names all) and run `triage backup` again.",
-        )
+    return bad
+
+
+def _damaged(bad: list[str]) -> BackupError:
+    return BackupError(
+        f"files of the backup that are missing or damaged: {len(bad)},"
+        f" such as {', '.join(f'{STORE}/{path}' for path in bad[:SHOWN])}",
+        hint="Use another backup, or restore what is whole with --partial. To mend this one while"
+        " its house lives, delete those files (`sha256sum --check --quiet` names all) and run"
+        " `triage backup` again.",
+    )
 
 
 def _bad_files(
@@ -187,7 +222,7 @@ def _require_room(
 ) -> bool:
     """Raise where a restore would harm; True where this backup's own restore was broken off."""
     revision = current_revision(db) or ""
-    if revision.startswith(MARK) and revision != mark_of(manifest.id):
+    if revision.startswith(UNFINISHED) and revision != mark_of(manifest.id):
         raise BackupError(
             "a restore of another backup was broken off here",
             hint="Restore that one, or empty database and store first.",
@@ -243,12 +278,19 @@ def _has_living_writer(store_path: Path) -> bool:
 # --- bring it
 
 
-def _bring_files(directory: Path, manifest: Manifest, store: Store, progress: Progress) -> None:
+def _bring_files(
+    directory: Path,
+    manifest: Manifest,
+    store: Store,
+    progress: Progress,
+    *,
+    without: set[str],
+) -> None:
     """Copy every file, its bytes checked once more on the way; those of a broken-off try count."""
     listing = read_listing(directory / manifest.listing.name)
     for done, sums in enumerate(listing, start=1):
         waiting: list[Staged] = []
-        for path in sorted(sums):
+        for path in sorted(sums.keys() - without):
             there = store.resolve(path)
             if there.exists() and sha256_of(there) == sums[path]:
                 continue

@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from triage.inference.bundle import Bundle, load_bundle
-from triage.inference.bundle_fields import FindingSpec, Gate
+from triage.inference.bundle_fields import CalibrationRecord, FindingSpec, Gate
 from triage.inference.bundle_making import Fitted, init_bundle
 from triage.inference.captioner import load_captioner
 from triage.inference.classifier import bank_distances, bank_of, probabilities
@@ -102,7 +102,7 @@ def finish(work: Path, out: Path, *, train_data: Dataset, seeds: Seeds) -> Bundl
         work / "encoder", architecture=ARCHITECTURE, size_px=VIEW_PX, device="cpu"
     )
     fitted = fit(encoder, chests(seeds.head), chests(seeds.calibration))
-    log.info("head_fitted", findings=len(fitted.findings), threshold=fitted.gate.threshold)
+    log.info("head_fitted", findings=len(fitted.findings), gate=fitted.gate)
     draft = _write(work, work / "draft", fitted, figures={})
     figures = _figures(draft, train_data, seeds)
     log.info("bundle_measured", **figures)
@@ -115,18 +115,18 @@ def finish(work: Path, out: Path, *, train_data: Dataset, seeds: Seeds) -> Bundl
     return load_bundle(out)
 
 
-def fit(encoder: Encoder, head_data: Dataset, calibration: Dataset) -> Fitted:
+def fit(encoder: Encoder, head_data: Dataset, held_data: Dataset) -> Fitted:
     """Head on one set; calibration, operating points and gate on the other."""
-    vectors, held = embed(encoder, head_data.views), embed(encoder, calibration.views)
-    held_truth = present(calibration)
-    head = fit_head(
+    vectors, held = embed(encoder, head_data.views), embed(encoder, held_data.views)
+    held_truth = present(held_data)
+    head, calibration = fit_head(
         vectors.astype(np.float64),
         present(head_data),
         held_vectors=held.astype(np.float64),
         held_truth=held_truth,
         l2=L2,
     )
-    chances = probabilities(head, held)
+    chances = probabilities(head, calibration, held)
     findings = tuple(
         FindingSpec(
             name=str(kind),
@@ -143,6 +143,14 @@ def fit(encoder: Encoder, head_data: Dataset, calibration: Dataset) -> Fitted:
     threshold = round(float(np.quantile(distances, IN_DISTRIBUTION)), 5)
     return Fitted(
         head=head,
+        calibration=calibration,
+        record=CalibrationRecord(
+            kind=calibration.kind,
+            local=False,
+            images=len(held),
+            positives={str(kind): int(held_truth[:, i].sum()) for i, kind in enumerate(Kind)},
+            target_sensitivity=SENSITIVITY,
+        ),
         findings=findings,
         bank_vectors=bank_vectors,
         gate=Gate(neighbours=NEIGHBOURS, threshold=threshold),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triage.imaging.resize import pad_to_square, resize
+from triage.imaging.resize import to_square
 from triage.pocket.fields import Field
 from triage.pocket.lesions import Kind, Lesion, Side, Size
 from triage.pocket.others import FAMILIES
@@ -42,7 +42,7 @@ def view(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     values = pixels.astype(np.float32)
     span = float(values.max() - values.min())
     values = (values - values.min()) / (span or 1.0)
-    return np.clip(_square(values, VIEW_PX), 0.0, 1.0)
+    return np.clip(to_square(values, VIEW_PX), 0.0, 1.0)
 
 
 def truth(lesions: tuple[Lesion, ...]) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ def chests(seeds: Iterable[int]) -> Dataset:
     phantoms = (generate(seed, size_px=RENDER_PX) for seed in seeds)
     rows = []
     for phantom in phantoms:
-        cover = np.stack([_square(mask, VIEW_PX // PATCH_PX) for mask in phantom.masks], axis=-1)
+        cover = np.stack([to_square(mask, VIEW_PX // PATCH_PX) for mask in phantom.masks], axis=-1)
         rows.append(
             (view(phantom.pixels), truth(phantom.lesions), cover.reshape(PATCHES, -1), phantom)
         )
@@ -105,10 +105,6 @@ def joined(first: Dataset, second: Dataset) -> Dataset:
 def batch(views: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Turn stored views (B, S, S) into what an encoder takes: float32 (B, 1, S, S) in 0..1."""
     return (views.astype(np.float32) / 65535.0)[:, None]
-
-
-def _square(values: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
-    return resize(pad_to_square(values), size_px, size_px)
 
 
 def _sixteen_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

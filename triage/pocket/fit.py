@@ -6,20 +6,25 @@ Numpy in float64. Newton's method on a convex loss, so the result does not depen
 import numpy as np
 from numpy.typing import NDArray
 
-from triage.inference.bundle import Head
-from triage.inference.classifier import sigmoid
+from triage.inference.calibration import Calibration, sigmoid
+from triage.inference.heads import LinearHead
 
 Reals = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 
 
-def fit_logistic(features: Reals, truth: Truths, *, l2: float, steps: int = 50) -> Reals:
-    """Weights (D + 1,), the intercept last and not penalised, of mean log-loss + l2/2 |w|^2."""
+def fit_logistic(
+    features: Reals, truth: Truths, *, l2: float, steps: int = 50, share: Reals | None = None
+) -> Reals:
+    """Weights (D + 1,), the intercept last and not penalised, of mean log-loss + l2/2 |w|^2.
+
+    `share` (N,) weighs the rows in that mean, all alike without it; its own mean is one.
+    """
     design = np.hstack([features, np.ones((len(features), 1))])
     penalty = np.full(design.shape[1], l2)
     penalty[-1] = 0.0
     start = np.zeros(design.shape[1])
-    return _newton(design, truth.astype(np.float64), penalty, start, steps=steps)
+    return _newton(design, truth.astype(np.float64), penalty, start, steps=steps, share=share)
 
 
 def fit_platt(scores: Reals, truth: Truths) -> tuple[float, float]:
@@ -32,38 +37,48 @@ def fit_platt(scores: Reals, truth: Truths) -> tuple[float, float]:
     return float(slope), float(intercept)
 
 
-def _newton(design: Reals, targets: Reals, penalty: Reals, start: Reals, *, steps: int) -> Reals:
+def _newton(
+    design: Reals,
+    targets: Reals,
+    penalty: Reals,
+    start: Reals,
+    *,
+    steps: int,
+    share: Reals | None = None,
+) -> Reals:
     """Minimise mean log-loss + penalty/2 w^2 by Newton's method with halved steps.
 
     A full step can overshoot where all chances are near 0 or 1 (Lin, Lin and Weng, 2007).
     """
 
+    rows = np.ones(len(design)) if share is None else share
+
     def loss(weights: Reals) -> float:
         logits = design @ weights
-        entropy = np.logaddexp(0.0, logits) - targets * logits
+        entropy = rows * (np.logaddexp(0.0, logits) - targets * logits)
         return float(entropy.mean() + 0.5 * (penalty * weights**2).sum())
 
     weights, reached = start, loss(start)
     for _ in range(steps):
         chance = sigmoid(design @ weights)
-        gradient = design.T @ (chance - targets) / len(design) + penalty * weights
-        hessian = (design * (chance * (1.0 - chance))[:, None]).T @ design / len(design)
+        gradient = design.T @ (rows * (chance - targets)) / len(design) + penalty * weights
+        hessian = (design * (rows * chance * (1.0 - chance))[:, None]).T @ design / len(design)
         hessian[np.diag_indices_from(hessian)] += penalty + 1e-10
         move = np.linalg.solve(hessian, gradient)
-        share = 1.0
-        while (tried := loss(weights - share * move)) > reached and share > 1e-6:
-            share /= 2.0
+        length = 1.0
+        while (tried := loss(weights - length * move)) > reached and length > 1e-6:
+            length /= 2.0
         if tried > reached:
             break
-        weights, reached = weights - share * move, tried
-        if np.abs(share * move).max() < 1e-9:
+        weights, reached = weights - length * move, tried
+        if np.abs(length * move).max() < 1e-9:
             break
     return weights
 
 
 def fit_head(
     vectors: Reals, truth: Truths, *, held_vectors: Reals, held_truth: Truths, l2: float
-) -> Head:
+) -> tuple[LinearHead, Calibration]:
     """One finding per column of `truth` (N, F), calibrated on the held-out embeddings."""
     mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
     standard, held = (vectors - mean) / scale, (held_vectors - mean) / scale
@@ -71,14 +86,18 @@ def fit_head(
     weights, intercept = np.stack([row[:-1] for row in rows]), np.array([row[-1] for row in rows])
     held_scores = held @ weights.T + intercept
     platt = [fit_platt(held_scores[:, i], held_truth[:, i]) for i in range(truth.shape[1])]
-    return Head(
-        mean=mean,
-        scale=scale,
-        weights=weights,
-        intercept=intercept,
-        platt_slope=np.array([slope for slope, _ in platt]),
-        platt_intercept=np.array([intercept for _, intercept in platt]),
+    slope = np.array([slope for slope, _ in platt])
+    sign = np.where(slope < 0, -1.0, 1.0)  # a finding that the head scores the wrong way round
+    head = LinearHead(
+        mean=mean, scale=scale, weights=weights * sign[:, None], intercept=intercept * sign
     )
+    calibration = Calibration(
+        kind="platt",
+        slope=slope * sign,
+        intercept=np.array([intercept for _, intercept in platt]),
+        shift=np.zeros(len(platt)),
+    )
+    return head, calibration
 
 
 def operating_point(chances: Reals, truth: Truths, *, sensitivity: float) -> float:

@@ -59,10 +59,11 @@ def any_finding(chances: Reals) -> Reals:
 
 def measure(bundle: Bundle, encoder: Encoder, captioner: Captioner, data: Dataset) -> Measured:
     """All figures of a bundle with head and bank on phantoms of chests."""
-    if bundle.head is None or bundle.bank is None or bundle.manifest.gate is None:
+    head, calibration = bundle.head, bundle.calibration
+    if not (head and calibration and bundle.bank and bundle.manifest.gate):
         raise ValueError("only a bundle with head and bank can be measured")
     vectors, truth = embed(encoder, data.views), present(data)
-    chances = probabilities(bundle.head, vectors)
+    chances = probabilities(head, calibration, vectors)
     distances = bank_distances(bundle.bank, vectors, bundle.manifest.gate.neighbours)
     said = captions(captioner, data.views)
     per_finding = {}

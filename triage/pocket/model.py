@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from triage.inference.captioner import PROMPT
+from triage.inference.writer import PROMPT
 from triage.pocket.dataset import PATCH_PX, VIEW_PX
 from triage.pocket.lesions import NO_FINDING, NOUN, Kind, Side, Size
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Gemma3ForConditionalGeneration, Gemma3Processor, PreTrainedTokenizerFast
 
-from triage.inference.captioner import chat
+from triage.inference.writer import chat
 from triage.pocket.dataset import TRUTHS, Dataset, batch
 from triage.pocket.lesions import Kind
 

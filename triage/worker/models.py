@@ -65,9 +65,12 @@ class LoadedModel:
     view_spec: ViewSpec
     intended_use: IntendedUse
     not_for_clinical_use: bool
-    cache_scope: str  # encoder digest, preprocessing version, dtype, device class
+    cache_scope: str  # bundle.embedding_scope: what an embedding depends on beside the view
     encode: Encode
     classify: Classify | None  # None: bundle without a head
     check: Callable[[], None]
     describe: Describe | None = None
     served: bool = True  # False: it answers every question with its error
+    # Why it is a shadow although configured to serve, and what to do; "" where it is as configured.
+    shadow_reason: str = ""
+    shadow_hint: str = ""

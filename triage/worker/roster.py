@@ -100,8 +100,8 @@ class Roster:
                 "digest": entry.model.identity.digest,
                 "mode": str(entry.model.mode),
                 "served": entry.fault is None,
-                "reason": str(entry.fault) if entry.fault else "",
-                "hint": entry.fault.hint if entry.fault else "",
+                "reason": str(entry.fault) if entry.fault else entry.model.shadow_reason,
+                "hint": entry.fault.hint if entry.fault else entry.model.shadow_hint,
                 "not_for_clinical_use": entry.model.not_for_clinical_use,
                 "captions": entry.model.describe is not None,
             }

@@ -16,7 +16,7 @@ import structlog
 from triage.config import Config, ModelConfig
 from triage.errors import BundleError, ConfigError, DeviceFault, TriageError
 from triage.pocket import BUNDLE
-from triage.records import Caption, ModelIdentity, ViewSpec
+from triage.records import Caption, Mode, ModelIdentity, ViewSpec
 from triage.rules.eligibility import IntendedUse
 from triage.worker.models import (
     Classify,
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POCKET = "pocket"
+NOT_CALIBRATED = "it was not calibrated on studies of this site, so it is a shadow only"
+CALIBRATE = (
+    "Run `triage calibrate` with labelled studies of this site and name the bundle that it makes;"
+    ' or set mode = "shadow", or serve_without_local_calibration = true, in its [[models]] entry.'
+    " Then restart the daemon."
+)
 LEAST_VIEW = ViewSpec(rendering="dicom", size_px=8)  # for a bundle whose own cannot be read
 
 
@@ -114,9 +120,14 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
         captions=words,
     )
     describe = _describe(bundle, encoder, config.caption.max_new_tokens) if words else None
+    mode, reason = mode_of(bundle, model, config)
+    if reason:
+        log.warning("model_only_shadow", model=bundle.identity.name, reason=reason, hint=CALIBRATE)
     return LoadedModel(
         identity=bundle.identity,
-        mode=model.mode,
+        mode=mode,
+        shadow_reason=reason,
+        shadow_hint=CALIBRATE if reason else "",
         view_spec=bundle.view_spec,
         intended_use=bundle.intended_use,
         not_for_clinical_use=bundle.not_for_clinical_use or config.demonstration,
@@ -128,6 +139,18 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
     )
 
 
+def mode_of(bundle: "Bundle", model: ModelConfig, config: Config) -> tuple[Mode, str]:
+    """Return how a bundle runs, and why it is a shadow although configured to serve.
+
+    A threshold belongs to a site: outside demonstration mode a head serves only once it was
+    calibrated on local studies, or where the configuration says otherwise in so many words.
+    """
+    excused = config.demonstration or model.serve_without_local_calibration
+    if model.mode is Mode.SHADOW or excused or bundle.head is None or bundle.locally_calibrated:
+        return model.mode, ""
+    return Mode.SHADOW, NOT_CALIBRATED
+
+
 def captions_wanted(bundle: "Bundle", config: Config) -> bool:
     """Whether the language model is worth its memory: words follow findings, so a head."""
     return config.caption.enabled and config.caption.when != "never" and bundle.head is not None
@@ -135,8 +158,14 @@ def captions_wanted(bundle: "Bundle", config: Config) -> bool:
 
 def cache_scope(bundle: "Bundle", encoder: "Encoder") -> str:
     """Return what an embedding depends on beside the view (DESIGN section 3.8)."""
-    version = bundle.manifest.preprocessing_version
-    return f"{bundle.encoder_digest}|{version}|{encoder.answer_key}"
+    from triage.inference.bundle import embedding_scope
+
+    return embedding_scope(
+        encoder_digest=bundle.encoder_digest,
+        preprocessing_version=bundle.manifest.preprocessing_version,
+        answer_key=encoder.answer_key,
+        features_digest=bundle.features_digest,
+    )
 
 
 def encode_with(encoder: "Encoder", *, keep_features: bool) -> Encode:

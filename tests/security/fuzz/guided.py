@@ -32,6 +32,8 @@ def main(target: str, seconds: int) -> None:
             if len(seed) <= LONGEST_INPUT:
                 (Path(corpus) / str(number)).write_bytes(seed)
         options = [f"-max_total_time={seconds}", f"-max_len={LONGEST_INPUT}"]
+        # What ends the process itself is kept by atheris, under a name that the tests replay.
+        options.append(f"-artifact_prefix={REGRESSIONS}/{target}-")
         options += [f"-timeout={SLOWEST_S}", f"-rss_limit_mb={MOST_MIB}", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *options, corpus], once)
         atheris.Fuzz()

@@ -1,0 +1,229 @@
+"""`triage calibrate` and `triage evaluate`, from labelled films to a new bundle and a report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from triage.cli.command_line import main
+from triage.cli.verbs import FAILED, USAGE
+from triage.inference.bundle import load_bundle
+from triage.inference.classifier import OUT_OF_DISTRIBUTION, classify_subject
+from triage.learning.embedding_set import load_embedding_set
+from triage.pocket import BUNDLE
+from triage.pocket.phantoms import generate
+
+pytest.importorskip("matplotlib", reason="needs triage[learning]")
+
+EACH = 24  # films with and without; 22 positives are enough for 0.9 at 90 % confidence
+FINDING = "pneumothorax"
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two splits of films with and without a pneumothorax, and one that shows nothing."""
+    here = tmp_path_factory.mktemp("films")
+    lines = [f"file,patient_group,{FINDING},split,sex"]
+    for number in range(4 * EACH):
+        phantom = generate(number, finding=FINDING if number % 2 else "normal", size_px=160)
+        levels = (phantom.pixels >> (phantom.bits_stored - 8)).astype(np.uint8)
+        Image.fromarray(levels).save(here / f"{number}.png")
+        split = "val" if number < 2 * EACH else "test"
+        lines.append(f"{number}.png,p{number},{number % 2},{split},{'FM'[number // 2 % 2]}")
+    noise = np.random.default_rng(0).integers(0, 255, (160, 160), np.uint8)
+    Image.fromarray(noise).save(here / "noise.png")
+    lines.append("noise.png,noise,1,test,F")
+    (here / "labels.csv").write_text("\n".join(lines) + "\n")
+    return here
+
+
+@pytest.fixture
+def here(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return films
+
+
+def judge(verb: str, films: Path, *more: str, bundle: Path | str = BUNDLE) -> int:
+    given = ("--labels", str(films / "labels.csv"), "--images", str(films))
+    how = ("--embeddings", str(films / "embeddings"), "--device", "cpu", "--dtype", "float32")
+    return main([verb, str(bundle), *given, *how, *more])
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return read
+
+
+def reasonable(films: Path, *more: str) -> int:
+    wish = ("--sensitivity", "0.9", "--confidence", "0.9")
+    return judge("calibrate", films, *wish, "--out", "local", *more)
+
+
+# --- calibrate
+
+
+def test_a_calibrated_bundle_is_a_new_one_with_its_record(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reasonable(here, "--json", "--site", "North") == 0
+    said, made = document(capsys), load_bundle("local")
+    assert said["digest"] == made.identity.digest != load_bundle(BUNDLE).identity.digest
+    assert "-local-" in made.identity.version
+    record = made.manifest.calibration
+    assert record is not None
+    assert (record.kind, record.images, record.positives[FINDING]) == ("platt", 2 * EACH, EACH)
+    assert FINDING not in record.refusals
+    assert set(record.refusals) == {"effusion", "consolidation", "nodule"}
+    assert made.manifest.figures["calibration"]["site"] == "North"
+    assert made.manifest.figures["calibration"]["rows"] == "split val"
+    first = said["findings"][0]
+    assert first["threshold"] == made.manifest.findings[0].operating_point
+    assert first["point"]["sensitivity_bound"] >= 0.9
+    assert said["rows"] == "split val"
+
+
+def test_too_few_positives_are_a_refusal_in_words_with_the_number_needed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge("calibrate", here, "--out", "local") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not supported" in said
+    record = load_bundle("local").manifest.calibration
+    assert record is not None
+    assert f"{EACH} patients" in record.refusals[FINDING]
+    assert "59 are needed" in record.refusals[FINDING]
+
+
+def test_a_bundle_whose_other_findings_have_no_labels_stays_a_shadow(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reasonable(here) == 0
+    assert "shadow" in capsys.readouterr().out
+    assert not load_bundle("local").locally_calibrated
+
+
+def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reasonable(here) == 0
+    assert reasonable(here) == FAILED
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_isotonic_is_refused_with_the_number_that_it_needs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge("calibrate", here, "--method", "isotonic", "--out", "local") == FAILED
+    assert f"needs 1000 images with and without the finding; there are {EACH}" in (
+        capsys.readouterr().err
+    )
+    assert not Path("local").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--prevalence", "hernia=0.1"),
+        ("--prevalence", "7"),
+        ("--sensitivity", "1"),
+        ("--only", "sex=F", "--only", "sex=M"),
+    ],
+)
+def test_a_wish_that_cannot_be_meant_is_a_usage_error(here: Path, wrong: tuple[str, ...]) -> None:
+    try:
+        code = judge("calibrate", here, *wrong)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == USAGE
+
+
+def test_rows_the_calibration_has_seen_are_named_when_they_judge_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "one.csv").write_text(
+        "\n".join(line.rsplit(",", 2)[0] for line in (here / "labels.csv").read_text().splitlines())
+    )
+    given = ("--labels", str(here / "one.csv"), "--images", str(here), "--device", "cpu")
+    assert main(["calibrate", str(BUNDLE), *given, "--out", "local"]) == 0
+    capsys.readouterr()
+    report = ("--report", "report", "--rounds", "100", "--json")
+    assert main(["evaluate", "local", *given, *report]) == 0
+    said = document(capsys)
+    assert said["rows"] == "all rows"
+    assert any("calibrated on rows of this file" in note for note in said["notes"])
+
+
+# --- evaluate
+
+
+def test_a_report_counts_what_the_gate_turned_away_and_scores_as_the_daemon_does(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge("evaluate", here, "--report", "report", "--rounds", "100", "--json") == 0
+    said = document(capsys)
+    judged = said["evaluation"]
+    assert (judged["subjects"], judged["scored"], judged["gated"]) == (2 * EACH + 1, 2 * EACH, 1)
+    assert judged["reasons"] == {OUT_OF_DISTRIBUTION: 1}
+    assert judged["findings"][0]["auroc"]["value"] > 0.8
+    assert any("Not labelled" in note for note in said["notes"])
+    bundle, vectors = load_bundle(BUNDLE), load_embedding_set(here / "embeddings")
+    scores = {each["subject"]: each["probabilities"][FINDING] for each in said["scores"]}
+    for subject, parts in zip(vectors.subjects, vectors.vectors, strict=True):
+        verdict = classify_subject(bundle, parts)
+        expected = verdict.findings[0].probability if verdict.findings else None
+        assert scores[subject] == expected
+    page = Path("report/report.html").read_text()
+    assert "Not for clinical use." in page
+    assert len(list(Path("report/plots").glob("*.png"))) == 4
+    assert json.loads(Path("report/evaluation.json").read_text())["scores"] == said["scores"]
+
+
+def test_two_bundles_are_compared_row_by_row(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reasonable(here) == 0
+    capsys.readouterr()
+    more = ("--report", "report", "--rounds", "100", "--against", str(BUNDLE))
+    assert judge("evaluate", here, *more, bundle="local") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NOT FOR CLINICAL USE" in said
+    assert "AUROC: +0.000 (+0.000 to +0.000), no difference shown" in said
+    assert "newly flagged" in said
+    found = json.loads(Path("report/evaluation.json").read_text())["comparison"][0]
+    assert found["name"] == FINDING
+    assert found["images"] == 2 * EACH
+
+
+def test_a_report_without_thumbnails_holds_no_image_of_a_patient(here: Path) -> None:
+    more = ("--report", "report", "--rounds", "100", "--no-thumbnails")
+    assert judge("evaluate", here, *more) == 0
+    page = Path("report/report.html").read_text()
+    assert page.count("<img") == 4  # the plots
+
+
+def test_rows_can_be_chosen_by_a_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--report", "report", "--rounds", "100", "--only", "sex=M", "--json")
+    assert judge("evaluate", here, *more) == 0
+    said = document(capsys)
+    assert said["rows"] == "split test, sex = M"
+    assert said["evaluation"]["subjects"] == EACH
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "evaluate"])
+def test_a_bundle_without_a_classifier_has_nothing_to_judge(
+    verb: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["bundle", "init", "--encoder", str(BUNDLE / "encoder"), "bare"])
+    more = ("--report", "report") if verb == "evaluate" else ()
+    assert judge(verb, here, *more, bundle="bare") == FAILED
+    assert "no classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "evaluate"])
+def test_a_directory_that_is_no_bundle_is_a_plain_sentence(
+    verb: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--report", "report") if verb == "evaluate" else ()
+    assert judge(verb, here, *more, bundle="nowhere") == FAILED
+    assert "there is no directory nowhere" in capsys.readouterr().err

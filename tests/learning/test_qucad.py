@@ -1,0 +1,98 @@
+"""The configuration for QuCAD says what QuCAD reads, and its curve gives the specificity back."""
+
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from tests.learning.rooms import room
+from triage.learning.arrival_pattern import poisson
+from triage.learning.qucad import config_text, roc_text, write_qucad
+from triage.learning.reading_room import Proportion, SimulationError, orders_of, roster_of
+
+# The keys of inputs/config.dat of github.com/DIDSR/QuCAD at 269e103.
+KEYS = {
+    "traffic", "fractionED", "nRadiologists", "meanServiceTimeDiseasedMin",
+    "meanServiceTimeNonDiseasedMin", "meanServiceTimeInterruptingMin", "prevalence", "TPFThresh",
+    "FPFThresh", "rocFile", "nTrials", "nPatientsTarget", "verbose", "doTrialOnly", "statsFile",
+    "runTimeFile", "plotPath",
+}  # fmt: skip
+
+
+def as_qucad_reads(text: str) -> dict[str, str]:
+    """Read `KEY VALUE # comment` lines; whatever stands after the value is passed over."""
+    lines = [line.split("#")[0].split() for line in text.splitlines()]
+    return {words[0]: words[1] for words in lines if words}
+
+
+def test_every_key_is_there_with_the_rooms_value(tmp_path: Path) -> None:
+    scenario = room(
+        roster=roster_of("2"),
+        arrivals=poisson(9.6),
+        orders=orders_of("STAT=0.05"),
+        sensitivity=Proportion(estimate=0.95),
+    )
+    config, roc = write_qucad(tmp_path / "site.dat", scenario, runs=12)
+    values = as_qucad_reads(config.read_text("utf-8"))
+    assert set(values) == KEYS
+    assert float(values["traffic"]) == pytest.approx(0.8)
+    assert float(values["fractionED"]) == pytest.approx(0.05)
+    assert float(values["TPFThresh"]) == pytest.approx(0.95)
+    assert float(values["meanServiceTimeDiseasedMin"]) == pytest.approx(10.0)
+    assert (values["nRadiologists"], values["nTrials"]) == ("2", "12")
+    assert values["nPatientsTarget"] == "2000"
+    assert values["FPFThresh"] == "None"
+    assert Path(values["rocFile"]) == roc
+    assert roc.is_absolute()
+    assert roc.is_file()
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "specificity"), [(0.95, 0.88), (0.6, 0.97), (0.999, 0.5), (0.3, 0.998)]
+)
+def test_a_binormal_fit_of_the_curve_gives_the_specificity_back(
+    sensitivity: float, specificity: float
+) -> None:
+    scenario = room(
+        sensitivity=Proportion(estimate=sensitivity), specificity=Proportion(estimate=specificity)
+    )
+    false, true = np.array(
+        [line.split(",") for line in roc_text(scenario).splitlines()], dtype=float
+    ).T
+    assert (np.diff(false) > 0).all()
+    normal = NormalDist()
+    usable = (false > 0) & (false < 1) & (true > 0) & (true < 1)
+    x = [normal.inv_cdf(each) for each in false[usable]]
+    y = [normal.inv_cdf(each) for each in true[usable]]
+    slope, start = np.polyfit(x, y, 1)
+    found = 1 - normal.cdf((normal.inv_cdf(sensitivity) - start) / slope)
+    assert found == pytest.approx(specificity, abs=1e-4)
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_a_perfect_or_hopeless_model_is_kept_off_the_edge(edge: float) -> None:
+    perfect = Proportion(estimate=edge)
+    scenario = room(sensitivity=perfect, specificity=perfect)
+    values = as_qucad_reads(config_text(scenario, runs=2, roc_file=Path("/roc.dat")))
+    assert 0 < float(values["TPFThresh"]) < 1
+    assert roc_text(scenario).count("\n") > 10
+
+
+def test_what_qucad_cannot_know_is_written_beside_it() -> None:
+    scenario = room(roster=roster_of("0-12:3"), orders=orders_of("HIGH=0.3"))
+    text = config_text(scenario, runs=2, roc_file=Path("/roc.dat"))
+    assert "number of readers changes" in text
+    assert "Orders between STAT and ROUTINE" in text
+    assert "Mean waits to expect" not in text
+    assert "without triage 40.000 min" in config_text(room(), runs=2, roc_file=Path("/roc.dat"))
+
+
+def test_what_qucad_refuses_is_refused_here_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SimulationError, match=r"at most 0\.95"):
+        write_qucad(tmp_path / "a.dat", room(arrivals=poisson(5.9)), runs=2)
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    with pytest.raises(SimulationError, match="spaces"):
+        write_qucad(folder / "a.dat", room(), runs=2)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

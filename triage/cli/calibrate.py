@@ -1,0 +1,231 @@
+"""`triage calibrate`: a new bundle with calibration and operating points of this site's studies."""
+
+import argparse
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triage.cli.judged import (
+    add_judging_options,
+    embedded,
+    open_bundle,
+    require_extra,
+    selected,
+    share,
+)
+from triage.cli.labelled import images_of, labels_of
+from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
+from triage.cli.text import clean
+from triage.cli.verbs import DONE, UsageError, Verbs, add_verb, print_json
+from triage.errors import PermanentError
+
+if TYPE_CHECKING:
+    from triage.inference.bundle import Bundle
+    from triage.learning.calibrating import FindingFit, Fit, Wish
+    from triage.learning.operating_points import OperatingPoint
+    from triage.learning.selection import Selection
+
+METHODS = ("platt", "isotonic", "none")
+EVERY = ""  # the finding of a prevalence that is meant for all
+
+
+def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    parser = add_verb(
+        verbs,
+        "calibrate",
+        calibrate,
+        says="make a bundle whose probabilities and thresholds are those of your own studies",
+        example="triage calibrate bundles/chest --labels labels.csv --images /srv/films"
+        " --sensitivity 0.95",
+        json_document=True,
+    )
+    add_judging_options(parser, usual="val")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="platt",
+        help="platt (default); isotonic, refused below 1000 images of each class; none: operating"
+        " points only",
+    )
+    parser.add_argument(
+        "--prevalence",
+        type=_prevalence,
+        action="append",
+        default=[],
+        metavar="[FINDING=]P",
+        help="how common the finding is at the site, where the labelled studies were chosen"
+        " otherwise; may be given again",
+    )
+    parser.add_argument(
+        "--sensitivity", type=share, default=0.95, help="wished sensitivity (default: 0.95)"
+    )
+    parser.add_argument(
+        "--confidence", type=share, default=0.95, help="with which it is shown (default: 0.95)"
+    )
+    parser.add_argument("--site", default="", help="name of the site, for the record")
+    parser.add_argument("--model-version", help="version (default: the old one, local and the day)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="new directory (default: BUNDLE-local-DAY)"
+    )
+
+
+def calibrate(arguments: argparse.Namespace) -> int:
+    from triage.learning.calibrating import (
+        Provenance,
+        Wish,
+        fit,
+        without_calibration,
+        write_calibrated,
+    )
+    from triage.learning.scoring import score
+
+    if arguments.method == "isotonic":
+        require_extra("sklearn")
+    now = datetime.now(UTC)
+    out = arguments.out or _beside(arguments.bundle, now)
+    if out.exists():
+        raise PermanentError(f"{out} is there already", hint="Name a new directory by --out.")
+    bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
+    wish = Wish(
+        method=arguments.method,
+        prevalence=_prevalences(arguments, bundle),
+        sensitivity=arguments.sensitivity,
+        confidence=arguments.confidence,
+    )
+    selection = selected(arguments, bundle, table, usual="val")
+    rows = [table.rows[row] for row in selection.rows]
+    with images_of(arguments, use=bundle.intended_use) as images:
+        vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
+    found = fit(bundle, score(without_calibration(bundle), vectors, table, selection.rows), wish)
+    made = write_calibrated(
+        bundle,
+        out,
+        found,
+        wish,
+        version=arguments.model_version or f"{bundle.identity.version}-local-{now:%Y%m%d}",
+        source=Provenance(
+            labels_digest=table.digest,
+            on=now.date(),
+            site=arguments.site,
+            rows=selection.words,
+            warnings=selection.warnings,
+        ),
+    )
+    if arguments.json:
+        print_json(_document(made, out, found, wish, selection))
+    else:
+        _tell(made, out, found, wish, selection)
+    return DONE
+
+
+def _beside(bundle: Path, now: datetime) -> Path:
+    directory = bundle.resolve()
+    return directory.with_name(f"{directory.name}-local-{now:%Y%m%d}")
+
+
+def _prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> dict[str, float]:
+    names = {spec.name.casefold(): spec.name for spec in bundle.manifest.findings}
+    said: dict[str, float] = {}
+    for name, value in arguments.prevalence:
+        if name != EVERY and name.casefold() not in names:
+            raise UsageError(
+                f"--prevalence names {name}, which is no finding of the bundle",
+                hint=f"It has {', '.join(names.values())}.",
+            )
+        wanted = list(names.values()) if name == EVERY else [names[name.casefold()]]
+        said |= dict.fromkeys(wanted, value)
+    return said
+
+
+def _prevalence(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    return name.strip(), share(value)
+
+
+def _document(
+    made: "Bundle", out: Path, found: "Fit", wish: "Wish", selection: "Selection"
+) -> dict[str, Any]:
+    from triage.learning.evaluation import as_json
+
+    return {
+        "directory": out,
+        "digest": made.identity.digest,
+        "name": made.identity.name,
+        "version": made.identity.version,
+        "kind": found.calibration.kind,
+        "local": found.local,
+        "rows": selection.words,
+        "target_sensitivity": wish.sensitivity,
+        "confidence": wish.confidence,
+        "images": found.images,
+        "patients": found.patients,
+        "gated": found.gated,
+        "failed": found.failed,
+        "findings": as_json(found.findings),
+        "warnings": list(selection.warnings),
+    }
+
+
+def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", selection: "Selection") -> None:
+    print(clean(f"Made {out}: {made.identity.name} {made.identity.version}."))
+    print(
+        f"Calibrated ({found.calibration.kind}) on {found.images} images of {found.patients}"
+        f" patients ({selection.words}); {found.gated} turned away by the gate, {found.failed}"
+        f" failed."
+    )
+    columns = (
+        Column(title="FINDING", share=1),
+        Column(title="POSITIVE", right=True),
+        Column(title="OF", right=True),
+        Column(title="THRESHOLD", right=True),
+        Column(title=f"SENSITIVITY {wish.sensitivity:g}", share=2),
+        Column(title="SPECIFICITY", right=True),
+        Column(title="FLAGS", right=True),
+    )
+    print(render(columns, [_row(each, wish) for each in found.findings], screen()))
+    notes = [*selection.warnings]
+    notes += [f"{each.name}: {words}." for each in found.findings for words in each.warnings]
+    if not found.local:
+        notes.append(
+            "Not every finding could be calibrated here: the daemon goes on serving this bundle as"
+            " a shadow only."
+        )
+    for words in notes:
+        print(clean(f"Warning: {words}"))
+    print(clean(f"Next: `triage evaluate {out} ...` on other patients than these."))
+
+
+def _row(each: "FindingFit", wish: "Wish") -> list[Cell]:
+    point = each.point
+    if point is None:
+        shown = [
+            Line(text="not supported", style=Style.WARNING),
+            Line(text=clean(f"{each.refusal}; it flags what it flagged before")),
+        ]
+    else:
+        shown = [
+            Line(text="supported", style=Style.GOOD),
+            Line(
+                text=f"{point.misses} of {point.positives} patients missed: at least"
+                f" {math.floor(1000 * point.sensitivity_bound) / 1000:.3f} at"
+                f" {wish.confidence:.0%} confidence"
+            ),
+        ]
+    known = point is not None and not math.isnan(point.specificity)
+    return [
+        cell(clean(each.name), Style.STRONG),
+        cell(str(each.positives)),
+        cell(str(each.images)),
+        cell(f"{each.threshold:.4f}"),
+        shown,
+        cell(f"{point.specificity:.2f}" if point and known else "-"),
+        cell(f"{_flag_rate(each, point, wish):.0%}" if point and known else "-"),
+    ]
+
+
+def _flag_rate(each: "FindingFit", point: "OperatingPoint", wish: "Wish") -> float:
+    """Share of the site's images that will be flagged, if these studies are like them."""
+    prevalence = wish.prevalence.get(each.name, each.positives / each.images)
+    found = 1 - point.misses / point.positives
+    return prevalence * found + (1 - prevalence) * (1 - point.specificity)

@@ -1,0 +1,264 @@
+"""`triage evaluate`: how good a bundle is on labelled studies, as a page, plots and JSON."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triage.cli.judged import (
+    add_judging_options,
+    embedded,
+    open_bundle,
+    require_extra,
+    selected,
+)
+from triage.cli.labelled import images_of, labels_of
+from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
+from triage.cli.text import clean
+from triage.cli.verbs import DONE, Verbs, add_verb, long_work, print_json, whole_number
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from triage.inference.bundle import Bundle
+    from triage.learning.comparing import FindingComparison
+    from triage.learning.evaluation import FindingFigures
+    from triage.learning.images import Images
+    from triage.learning.labels import LabelTable
+    from triage.learning.report import Report
+    from triage.learning.scoring import Scored
+    from triage.learning.selection import Selection
+    from triage.learning.statistics import Draws, Estimate
+
+PICTURE_PX = 176
+
+
+def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    parser = add_verb(
+        verbs,
+        "evaluate",
+        evaluate,
+        says="measure a bundle on labelled studies and write a report",
+        example="triage evaluate bundles/chest-local --labels labels.csv --images /srv/films"
+        " --report reports/chest",
+        json_document=True,
+    )
+    add_judging_options(parser, usual="test")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="directory of report.html, evaluation.json and plots/; holds patient data",
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="BUNDLE2", help="compare with this bundle, row by row"
+    )
+    parser.add_argument(
+        "--against-embeddings",
+        type=Path,
+        metavar="DIR",
+        help="as --embeddings, for BUNDLE2 where its encoder is another",
+    )
+    parser.add_argument(
+        "--no-thumbnails", action="store_true", help="name the examples, show no pictures"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_rounds,
+        default=1000,
+        help="of the bootstrap behind the intervals (default: 1000)",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number, default=20240229, help="of the bootstrap (default: 20240229)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    arguments: argparse.Namespace
+    bundle: "Bundle"
+    other: "Bundle | None"
+    table: "LabelTable"
+    selection: "Selection"
+    draws: "Draws"
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    require_extra("matplotlib")
+    from triage.learning.report_files import document_of, write_report
+    from triage.learning.statistics import Draws
+
+    bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
+    task = _Task(
+        arguments=arguments,
+        bundle=bundle,
+        other=open_bundle(arguments.against) if arguments.against else None,
+        table=table,
+        selection=selected(arguments, bundle, table, usual="test"),
+        draws=Draws(rounds=arguments.rounds, seed=arguments.seed),
+    )
+    with images_of(arguments, use=bundle.intended_use) as images:
+        scored, second = _scored(task, images)
+        long_work("Drawing the intervals.")
+        report = _report(task, scored, images)
+    if second is not None:
+        report = _compared(task, report, scored, second)
+    page = write_report(report, scored, arguments.report)
+    if arguments.json:
+        print_json({"page": page, **document_of(report, scored)})
+    else:
+        _tell(report, page)
+    return DONE
+
+
+def _scored(task: _Task, images: "Images") -> "tuple[Scored, Scored | None]":
+    from triage.learning.bundle_words import same_vectors
+    from triage.learning.scoring import score
+
+    arguments, table, chosen = task.arguments, task.table, task.selection.rows
+    rows = [table.rows[row] for row in chosen]
+    vectors = embedded(arguments, task.bundle, rows, images, arguments.embeddings)
+    scored = score(task.bundle, vectors, table, chosen)
+    if task.other is None:
+        return scored, None
+    if not same_vectors(task.bundle, task.other):
+        vectors = embedded(arguments, task.other, rows, images, arguments.against_embeddings)
+    return scored, score(task.other, vectors, table, chosen)
+
+
+def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
+    from triage.learning.bundle_words import judged_model, points_of, refusals_of, unlabelled
+    from triage.learning.evaluation import evaluate as measure
+    from triage.learning.report import Report
+    from triage.learning.report_files import drawn, pictured
+
+    bundle, table = task.bundle, task.table
+    judged = measure(scored, points_of(bundle), refusals=refusals_of(bundle), draws=task.draws)
+    with _views(task, images) as view_of:
+        examples = pictured(scored, judged, None if task.arguments.no_thumbnails else view_of)
+    return Report(
+        model=judged_model(bundle),
+        evaluation=judged,
+        made_at=datetime.now(UTC),
+        labels=task.arguments.labels.name,
+        labels_digest=table.digest,
+        selection=task.selection.words,
+        notes=(*task.selection.warnings, *unlabelled(bundle, scored.findings, table.findings)),
+        plots=drawn(scored, judged),
+        examples=examples,
+    )
+
+
+def _compared(task: _Task, report: "Report", scored: "Scored", second: "Scored") -> "Report":
+    from triage.learning.bundle_words import judged_model, points_of
+    from triage.learning.comparing import compare
+
+    if task.other is None:
+        return report
+    points = points_of(task.bundle), points_of(task.other)
+    found = compare(scored, second, *points, draws=task.draws)
+    return replace(report, against=judged_model(task.other), comparison=found)
+
+
+@contextmanager
+def _views(task: _Task, images: "Images") -> "Iterator[Callable[[str], NDArray[np.float32]]]":
+    """Views (C, S, S) by subject for thumbnails: of a study its first image, its middle slice."""
+    from triage.learning.images import Decoder, Unreadable
+
+    small = replace(task.bundle.view_spec, size_px=PICTURE_PX, crops=0)
+    chosen = (task.table.rows[row] for row in task.selection.rows)
+    rows = {row.subject: row for row in chosen}
+    with Decoder(1) as decoder:
+
+        def view_of(subject: str) -> "NDArray[np.float32]":
+            drawn = decoder.draw(images.parts(rows[subject])[0], small)()
+            if not len(drawn.views):
+                raise Unreadable(drawn.reason or "no views")
+            middle: NDArray[np.float32] = drawn.views[len(drawn.views) // 2]
+            return middle
+
+        yield view_of
+
+
+# --- words for a terminal
+
+
+def _tell(report: "Report", page: Path) -> None:
+    judged, model = report.evaluation, report.model
+    if model.not_for_clinical_use:
+        print("NOT FOR CLINICAL USE")
+    print(
+        clean(
+            f"{model.name} {model.version} on {judged.subjects} images of {judged.patients}"
+            f" patients ({report.selection}): {judged.scored} judged, {judged.gated} turned away"
+            f" by the gate, {judged.failed} failed."
+        )
+    )
+    columns = (
+        Column(title="FINDING", share=1),
+        Column(title="POSITIVE", right=True),
+        Column(title="AUROC", right=True),
+        Column(title="SENSITIVITY", right=True),
+        Column(title="SPECIFICITY", right=True),
+        Column(title="FLAGGED", right=True),
+        Column(title="THRESHOLD"),
+    )
+    print(render(columns, [_row(each) for each in judged.findings], screen()))
+    for each in report.comparison:
+        _tell_comparison(each)
+    for words in (*report.notes, *judged.warnings):
+        print(clean(f"Note: {words}"))
+    print(clean(f"Report: {page} (patient data)"))
+
+
+def _row(each: "FindingFigures") -> list[Cell]:
+    point = each.at_point
+    supported = cell("not supported", Style.WARNING) if point.refusal else cell("supported")
+    return [
+        cell(each.name, Style.STRONG),
+        cell(f"{each.positives} of {each.images}"),
+        _figure(each.auroc, 3),
+        _figure(point.sensitivity),
+        _figure(point.specificity),
+        _figure(point.flag_rate)[:1],
+        supported,
+    ]
+
+
+def _figure(value: "Estimate", digits: int = 2) -> Cell:
+    """The figure, and below it its interval."""
+    if math.isnan(value.value):
+        return cell("-")
+    lines = [Line(text=f"{value.value:.{digits}f}")]
+    if value.interval:
+        low, high = f"{value.interval.low:.{digits}f}", f"{value.interval.high:.{digits}f}"
+        lines.append(Line(text=f"{low}-{high}", style=Style.FAINT))
+    return lines
+
+
+def _tell_comparison(each: "FindingComparison") -> None:
+    for difference in each.differences[:4]:
+        span = ""
+        if difference.interval:
+            span = f" ({difference.interval.low:+.3f} to {difference.interval.high:+.3f})"
+        print(
+            clean(
+                f"{each.name}, {difference.measure}: {difference.difference:+.3f}{span},"
+                f" {difference.verdict}"
+            )
+        )
+    new = sum(change.flagged_by_first for change in each.changes)
+    print(clean(f"{each.name}: {new} newly flagged, {len(each.changes) - new} no longer"))
+
+
+def _rounds(text: str) -> int:
+    number = whole_number(text)
+    if number < 100:
+        raise argparse.ArgumentTypeError("fewer than 100 rounds give no interval")
+    return number

@@ -1,0 +1,138 @@
+"""What `calibrate` and `evaluate` share: rows of the labels, embedded for a bundle and scored."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triage.cli.labelled import add_label_options
+from triage.cli.verbs import UsageError, long_work, named_value, positive
+from triage.errors import PermanentError
+
+if TYPE_CHECKING:
+    from triage.inference.bundle import Bundle
+    from triage.learning.embedding_set import EmbeddingSet
+    from triage.learning.images import Images
+    from triage.learning.labels import LabelRow, LabelTable
+    from triage.learning.selection import Selection
+
+DIGITS = 3
+
+
+def add_judging_options(parser: argparse.ArgumentParser, *, usual: str) -> None:
+    """Add the bundle, the labels, the choice of rows and how to embed them."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory of the bundle")
+    add_label_options(parser)
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test", "all"),
+        help=f"rows to use (default: {usual} where the rows are split, else all)",
+    )
+    parser.add_argument(
+        "--only",
+        type=named_value,
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="use only rows of this value, e.g. matched=yes; may be given again",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="DIR",
+        help="directory of `triage embed` to go on with (default: embed anew, keep nothing)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=16, help="views at once (default: 16)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+
+
+def require_extra(*modules: str) -> None:
+    """Raise PermanentError where a library of the data scientist's verbs is missing."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise PermanentError(
+                f"this verb needs {module}, which is not installed",
+                hint="Install `triage[learning]`.",
+            )
+
+
+def open_bundle(directory: Path) -> "Bundle":
+    """Load a bundle with a head, all files checked."""
+    # Threads of torch that spin would starve the decoders; read before torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from triage.inference.bundle import load_bundle
+
+    if not directory.is_dir():
+        raise PermanentError(
+            f"there is no directory {directory}",
+            hint="Name the directory of a bundle, the one with its bundle.json.",
+        )
+    long_work("Loading the bundle and its encoder; a large one takes minutes.")
+    bundle = load_bundle(directory)
+    if bundle.head is None:
+        raise PermanentError(
+            f"bundle {bundle.identity.name} has no classifier to judge",
+            hint="Train one with `triage train`.",
+        )
+    return bundle
+
+
+def selected(
+    arguments: argparse.Namespace, bundle: "Bundle", table: "LabelTable", *, usual: str
+) -> "Selection":
+    """The rows that the options choose."""
+    from triage.learning.selection import select
+
+    only = dict(arguments.only)
+    if len(only) != len(arguments.only):
+        raise UsageError("--only names one column twice")
+    return select(bundle, table, split=arguments.split, usual=usual, only=only)
+
+
+def embedded(
+    arguments: argparse.Namespace,
+    bundle: "Bundle",
+    rows: "Sequence[LabelRow]",
+    images: "Images",
+    directory: Path | None,
+) -> "EmbeddingSet":
+    """Embed rows with the bundle's encoder, into `directory` or none that stays.
+
+    What fails is in `left_out`.
+    """
+    from triage.learning.embedding import embed_rows
+    from triage.learning.lens import lens_of_bundle
+    from triage.learning.progress import Progress
+
+    lens = lens_of_bundle(bundle, device=arguments.device, dtype=arguments.dtype)
+    with _kept(directory) as place, Progress("Embedding", len(rows)) as progress:
+        return embed_rows(
+            rows, images, lens, place, batch_size=arguments.batch_size, progress=progress
+        )
+
+
+@contextmanager
+def _kept(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="triage-embeddings-") as place:
+        yield Path(place)
+
+
+def share(text: str) -> float:
+    """Read a number between 0 and 1 of the command line, both excluded."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 < number < 1.0:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return number
