@@ -40,9 +40,9 @@ from tests.benchmarks.learning_table import Findings, Line, page
 from tests.benchmarks.machine import describe
 from tests.benchmarks.measuring import Conditions, Note, Page, Row, at_most, say
 from triage.inference.bundle import load_bundle
-from triage.learning.images import views_of
-from triage.learning.scoring import Scored
-from triage.learning.statistics import Draws
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import Draws
+from triage.learning.material.images import views_of
 from triage.records import ViewSpec
 
 TITLE: Final = TABLE_TITLE

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.measuring import say
 from triage.inference.calibration import sigmoid
-from triage.learning.operating_points import OperatingPoint, Refusal, threshold_for
-from triage.learning.statistics import auroc
+from triage.learning.judging.operating_points import OperatingPoint, Refusal, threshold_for
+from triage.learning.judging.statistics import auroc
 
 Views = NDArray[np.float32]  # (N, S, S)
 Scores = NDArray[np.float64]

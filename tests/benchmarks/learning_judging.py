@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.benchmarks.learning_runs import FINDING, SOURCES
-from triage.learning.comparing import Difference, compare
-from triage.learning.corruption import Corruption, corrupt
-from triage.learning.embedding import embed_rows
-from triage.learning.evaluation import FindingFigures, evaluate
-from triage.learning.labels import LabelTable, read_labels
-from triage.learning.lens import lens_of_bundle
-from triage.learning.scoring import Scored, score
-from triage.learning.statistics import Draws, auroc
+from triage.learning.judging.comparing import Difference, compare
+from triage.learning.judging.corruption import Corruption, corrupt
+from triage.learning.judging.evaluation import FindingFigures, evaluate
+from triage.learning.judging.scoring import Scored, score
+from triage.learning.judging.statistics import Draws, auroc
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.labels import LabelTable, read_labels
+from triage.learning.material.lens import lens_of_bundle
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
@@ -125,7 +125,7 @@ def damaged(
 ) -> dict[Corruption, dict[int, Mapping[str, Damaged]]]:
     """Every kind of damage to the views of the split, in rising severity, by source."""
     from triage.inference.bundle import load_bundle
-    from triage.learning.images import views_of
+    from triage.learning.material.images import views_of
 
     bundle = load_bundle(directory)
     lens = lens_of_bundle(bundle, device="cpu", dtype="float32")

@@ -1,7 +1,7 @@
 """A bundle in the real daemon: pictures become DICOM files, go in by C-STORE, scores come out.
 
 A picture of eight bits becomes a radiograph whose window shows all of its values, which `triage`
-renders as it renders the picture (`triage.learning.pictures`).
+renders as it renders the picture (`triage.learning.material.pictures`).
 """
 
 import json

@@ -8,8 +8,8 @@ from typing import Final
 from tests.benchmarks.learning_cost import Cost
 from tests.benchmarks.learning_judging import SEVERITIES, BySource, Damaged
 from tests.benchmarks.learning_runs import SOURCES
-from triage.learning.corruption import Corruption
-from triage.learning.statistics import Estimate
+from triage.learning.judging.corruption import Corruption
+from triage.learning.judging.statistics import Estimate
 
 TITLE: Final = (
     "All methods on real radiographs: encoders of this size test the tools, not the papers"

@@ -12,7 +12,7 @@ from triage.cli.command_line import main
 from triage.cli.verbs import FAILED, USAGE
 from triage.inference.bundle import load_bundle
 from triage.inference.classifier import OUT_OF_DISTRIBUTION, classify_subject
-from triage.learning.embedding_set import load_embedding_set
+from triage.learning.material.embedding_set import load_embedding_set
 from triage.pocket import BUNDLE
 from triage.pocket.phantoms import generate
 

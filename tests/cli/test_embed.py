@@ -17,9 +17,9 @@ from triage.inference.bundle import load_bundle
 from triage.inference.bundle_making import init_bundle
 from triage.inference.encoder import load_encoder
 from triage.ingest.intake import Intake
-from triage.learning.embedding_set import load_embedding_set
-from triage.learning.lens import lens_of_bundle, lens_of_encoder
-from triage.learning.patches import load_patches
+from triage.learning.material.embedding_set import load_embedding_set
+from triage.learning.material.lens import lens_of_bundle, lens_of_encoder
+from triage.learning.material.patches import load_patches
 from triage.pocket import BUNDLE
 from triage.records import Source
 from triage.store import open_store

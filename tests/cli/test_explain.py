@@ -17,7 +17,7 @@ from triage.cli.command_line import main
 from triage.cli.verbs import USAGE
 from triage.database import queue, results
 from triage.database.connection import open_database
-from triage.learning.maps import LEGEND, MARK
+from triage.learning.explaining.maps import LEGEND, MARK
 from triage.pocket import BUNDLE
 from triage.pocket.phantoms import generate
 from triage.records import JobKind
@@ -211,12 +211,15 @@ def test_only_the_verb_of_the_data_scientist_can_make_a_map() -> None:
     """Whatever serves, stores, lists or delivers cannot even import what draws."""
     package = ROOT / "triage"
     own = {"explanation", "maps", "faithfulness", "trials", "opened"}
-    makers = {f"triage.learning.{name}" for name in own}
+    makers = {f"triage.learning.explaining.{name}" for name in own}
     users = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if _imported(path) & makers
     }
-    allowed = {f"learning/{name}.py" for name in own} | {"cli/explain.py", "cli/explain_words.py"}
+    allowed = {f"learning/explaining/{name}.py" for name in own} | {
+        "cli/explain.py",
+        "cli/explain_words.py",
+    }
     assert users <= allowed
     assert {f"cli/{name}.py" for name in READING}.isdisjoint(users)

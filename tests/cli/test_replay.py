@@ -10,7 +10,7 @@ from tests.operations.looks import Looks
 from triage.database.connection import open_database
 from triage.database.scores import record_scope
 from triage.inference.bundle import Bundle, load_bundle
-from triage.learning.replay_answers import scope_of
+from triage.learning.watching.replay_answers import scope_of
 from triage.pocket import BUNDLE
 
 STUDIES = 260

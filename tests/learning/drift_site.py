@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from triage.learning.drift import Block, Group
-from triage.learning.drift_statistics import (
+from triage.learning.watching.drift import Block, Group
+from triage.learning.watching.drift_statistics import (
     SCORE_BINS,
     RandomFeatures,
     cloud_of,

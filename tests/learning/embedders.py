@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from triage.errors import InferenceError, TriageError
-from triage.learning.labels import LabelRow
-from triage.learning.lens import Lens
+from triage.learning.material.labels import LabelRow
+from triage.learning.material.lens import Lens
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
 from triage.worker.models import Encoded, View

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.inference import twins
-from triage.learning.labels import LabelTable, read_labels
+from triage.learning.material.labels import LabelTable, read_labels
 from triage.learning.methods import METHODS
 from triage.learning.methods.material import Choices, Material, Trained
 from triage.pocket import BUNDLE

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from triage.learning.arrival_pattern import poisson
-from triage.learning.reading_room import Proportion, Scenario, reading_time_of, roster_of
+from triage.learning.waiting.arrival_pattern import poisson
+from triage.learning.waiting.reading_room import Proportion, Scenario, reading_time_of, roster_of
 
 
 def room(**changes: Any) -> Scenario:

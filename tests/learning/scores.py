@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from triage.inference.calibration import sigmoid
-from triage.learning.scoring import Scored
+from triage.learning.judging.scoring import Scored
 
 
 def scored(

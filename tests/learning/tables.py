@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from triage.learning.labels import LabelRow, LabelTable
+from triage.learning.material.labels import LabelRow, LabelTable
 
 
 def write_labels(directory: Path, *lines: str, encoding: str = "utf-8") -> Path:

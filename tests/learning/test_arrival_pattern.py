@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triage.learning.arrival_pattern import (
+from triage.learning.waiting.arrival_pattern import (
     HOUR_US,
     ArrivalError,
     Recorded,

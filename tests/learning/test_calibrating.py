@@ -12,7 +12,7 @@ from tests.learning.scores import scored
 from triage.errors import BundleError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.calibration import Calibration, sigmoid
-from triage.learning.calibrating import (
+from triage.learning.judging.calibrating import (
     CalibrationRefused,
     Fit,
     Provenance,
@@ -25,8 +25,8 @@ from triage.learning.calibrating import (
     without_calibration,
     write_calibrated,
 )
-from triage.learning.scoring import Scored
-from triage.learning.statistics import log_odds
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import log_odds
 from triage.pocket import BUNDLE
 
 optimize = pytest.importorskip("scipy.optimize", reason="needs triage[learning]")

@@ -8,9 +8,9 @@ import pytest
 from tests.learning.scores import drawn, scored
 from triage.errors import PermanentError
 from triage.inference.calibration import sigmoid
-from triage.learning.comparing import Difference, compare
-from triage.learning.scoring import Scored
-from triage.learning.statistics import Draws, Interval, log_odds
+from triage.learning.judging.comparing import Difference, compare
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import Draws, Interval, log_odds
 
 DRAWS = Draws(rounds=300, seed=2)
 POINT = {"effusion": 0.5}

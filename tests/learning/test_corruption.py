@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from triage.learning.corruption import SEVERITIES, Corruption, corrupt
+from triage.learning.judging.corruption import SEVERITIES, Corruption, corrupt
 
 
 def chest_like(side: int = 96) -> NDArray[np.float32]:

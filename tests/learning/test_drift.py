@@ -8,8 +8,8 @@ import pytest
 
 from tests.assurance import Evidence, requirement
 from tests.learning.drift_site import GROUP, block, embeddings, features
-from triage.learning.drift import Block, Judgement, judge, summed, sustained
-from triage.learning.drift_statistics import Cloud, cloud_of
+from triage.learning.watching.drift import Block, Judgement, judge, summed, sustained
+from triage.learning.watching.drift_statistics import Cloud, cloud_of
 
 FEATURES = features()
 SIGNIFICANCE = 0.002  # the default of [drift]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tests.learning.drift_site import WIDTH, embeddings, features
-from triage.learning.drift_statistics import (
+from triage.learning.watching.drift_statistics import (
     PSI_FLOOR,
     SCORE_BINS,
     Cloud,

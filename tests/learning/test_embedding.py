@@ -16,9 +16,9 @@ from PIL import Image
 from tests.dicom_files import make_dx, write
 from tests.learning.embedders import Counting, film_row, films, lens_with
 from triage.errors import DeviceFault, PermanentError, TriageError
-from triage.learning.embedding import embed_rows
-from triage.learning.embedding_set import FEW_SHARDS, EmbeddingSet, load_embedding_set
-from triage.learning.labels import LabelError
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.embedding_set import FEW_SHARDS, EmbeddingSet, load_embedding_set
+from triage.learning.material.labels import LabelError
 from triage.learning.progress import Progress
 from triage.records import ViewSpec
 from triage.worker.models import Encoded, View
@@ -28,7 +28,7 @@ KILLED_IN_THE_THIRD_BATCH = """
 import os, signal, sys
 from pathlib import Path
 from tests.learning.embedders import Counting, film_row, lens_with
-from triage.learning.embedding import embed_rows
+from triage.learning.material.embedding import embed_rows
 
 class Doomed(Counting):
     def __call__(self, views):

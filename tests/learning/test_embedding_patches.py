@@ -10,9 +10,9 @@ import torch
 
 from tests.learning.embedders import Counting, films, lens_with
 from triage.errors import PermanentError, TriageError
-from triage.learning.embedding import embed_rows
-from triage.learning.lens import Lens
-from triage.learning.patches import Patches, load_patches
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.lens import Lens
+from triage.learning.material.patches import Patches, load_patches
 from triage.worker.models import Encoded, View
 
 TOKENS, WIDTH = 64, 512  # 64 KiB in float16

@@ -18,10 +18,10 @@ from triage.database.tables import Embedding, Series, Study
 from triage.database.tables_house import Event
 from triage.errors import PermanentError
 from triage.ingest.intake import Intake
-from triage.learning.embedding import embed_rows
-from triage.learning.embedding_set import EmbeddingSet
-from triage.learning.images import WorklistImages
-from triage.learning.labels import LabelError
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.embedding_set import EmbeddingSet
+from triage.learning.material.images import WorklistImages
+from triage.learning.material.labels import LabelError
 from triage.records import Source, StudyState
 from triage.rules.eligibility import EligibilityPolicy, IntendedUse
 from triage.store import Store

@@ -8,9 +8,9 @@ import pytest
 
 from tests.assurance import Evidence, requirement
 from tests.learning.scores import drawn, scored
-from triage.learning.evaluation import CLUSTERED, as_json, evaluate
-from triage.learning.statistics import Draws, wilson
-from triage.learning.subgroups import OLDEST, UNKNOWN, age_band
+from triage.learning.judging.evaluation import CLUSTERED, as_json, evaluate
+from triage.learning.judging.statistics import Draws, wilson
+from triage.learning.judging.subgroups import OLDEST, UNKNOWN, age_band
 
 FAST = Draws(rounds=100, seed=1)
 POINT = {"effusion": 0.5}

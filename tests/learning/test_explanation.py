@@ -19,7 +19,7 @@ from triage.inference.classifier import classify_subject
 from triage.inference.encoder import load_encoder
 from triage.inference.features import QueryPooling
 from triage.inference.heads import Head, LinearHead, subject_logits
-from triage.learning.explanation import (
+from triage.learning.explaining.explanation import (
     Evidence,
     Method,
     Opened,
@@ -30,7 +30,7 @@ from triage.learning.explanation import (
     methods_of,
     outlying,
 )
-from triage.learning.opened import opened
+from triage.learning.explaining.opened import opened
 
 WIDTH, PX = 48, 56
 

@@ -12,7 +12,7 @@ from triage.inference.heads import (
     ViewAttentionHead,
     subject_logits,
 )
-from triage.learning.directions import direction, torch_logit
+from triage.learning.explaining.directions import direction, torch_logit
 
 D, F = 12, 3
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from triage.learning.maps import LEGEND, MARK, Panel, Sheet, colours, smooth, write_png
+from triage.learning.explaining.maps import LEGEND, MARK, Panel, Sheet, colours, smooth, write_png
 
 Array = NDArray[Any]
 

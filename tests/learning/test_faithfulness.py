@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from triage.learning.faithfulness import (
+from triage.learning.explaining.faithfulness import (
     CENTRE,
     FILLS,
     HITS,

@@ -10,10 +10,10 @@ from triage.errors import PermanentError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.encoder import Encoder, load_encoder
 from triage.inference.heads import LinearHead
-from triage.learning.explanation import Method
-from triage.learning.faithfulness import HITS
-from triage.learning.opened import opened, shuffled_head, shuffled_tower
-from triage.learning.trials import HEAD, TOWER, Trial, planted, put_to_the_test
+from triage.learning.explaining.explanation import Method
+from triage.learning.explaining.faithfulness import HITS
+from triage.learning.explaining.opened import opened, shuffled_head, shuffled_tower
+from triage.learning.explaining.trials import HEAD, TOWER, Trial, planted, put_to_the_test
 from triage.pocket import BUNDLE
 
 

@@ -17,7 +17,7 @@ from triage.errors import DecodeError, DecodeUnsupported, PermanentError, StoreE
 from triage.imaging.decode_pool import DecodeTask
 from triage.imaging.subject import decode_subject
 from triage.imaging.views import to_view, to_views, view_digest
-from triage.learning.images import (
+from triage.learning.material.images import (
     MAXIMUM_FILE_MIB,
     Decoder,
     DirectoryImages,
@@ -25,8 +25,8 @@ from triage.learning.images import (
     Unreadable,
     views_of,
 )
-from triage.learning.labels import LabelError, LabelRow
-from triage.learning.pictures import MAXIMUM_PIXELS, read_picture
+from triage.learning.material.labels import LabelError, LabelRow
+from triage.learning.material.pictures import MAXIMUM_PIXELS, read_picture
 from triage.records import ViewSpec
 
 SPEC = ViewSpec(rendering="dicom", size_px=32)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.learning.tables import write_labels
-from triage.learning import labels
-from triage.learning.labels import STUDY, LabelError, LabelTable, read_labels
+from triage.learning.material import labels
+from triage.learning.material.labels import STUDY, LabelError, LabelTable, read_labels
 
 RADIOGRAPHS = Path(
     os.environ.get("TRIAGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")

@@ -15,13 +15,13 @@ from triage.errors import BundleError, PermanentError
 from triage.inference.bundle import Bundle, encoder_files, verify_bundle
 from triage.inference.encoder import load_encoder, open_encoder
 from triage.inference.heads import subject_logits
-from triage.learning.images import views_of
+from triage.learning.material.images import views_of
 from triage.learning.methods import METHODS
 from triage.learning.methods.checkpoint import write_encoder
 from triage.learning.methods.kept import keep
 from triage.learning.methods.material import Choices, Prompts, logits_of
 from triage.learning.methods.zero_shot import canonical, head_of
-from triage.learning.training import Plan, train
+from triage.learning.training.training import Plan, train
 
 # Strong shrinkage leaves the start of a descent so poor that some epoch betters it.
 UNDERFITTED = replace(films.QUICK, l2=(30.0,), rate=1e-2, encoder_rate=1e-3, epochs=4, patience=4)

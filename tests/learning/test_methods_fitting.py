@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from triage.errors import PermanentError
 from triage.inference.heads import LinearHead
-from triage.learning.labels import FILE, LabelRow, LabelTable
+from triage.learning.material.labels import FILE, LabelRow, LabelTable
 from triage.learning.methods.descent import Split, descend, masked_entropy
 from triage.learning.methods.linear import choose_l2, fit_linear, restandardised
 from triage.learning.methods.material import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from triage.learning.operating_points import OperatingPoint, Refusal, threshold_for
+from triage.learning.judging.operating_points import OperatingPoint, Refusal, threshold_for
 
 
 def chosen(positives: np.ndarray, negatives: np.ndarray, **wish: float) -> OperatingPoint | Refusal:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from triage.learning.performance import measured, read_evaluation
-from triage.learning.reading_room import SimulationError
+from triage.learning.waiting.performance import measured, read_evaluation
+from triage.learning.waiting.reading_room import SimulationError
 
 
 def row(name: str = "nodule", **changes: Any) -> dict[str, Any]:

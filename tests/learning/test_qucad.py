@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.learning.rooms import room
-from triage.learning.arrival_pattern import poisson
-from triage.learning.qucad import config_text, roc_text, write_qucad
-from triage.learning.reading_room import Proportion, SimulationError, orders_of, roster_of
+from triage.learning.waiting.arrival_pattern import poisson
+from triage.learning.waiting.qucad import config_text, roc_text, write_qucad
+from triage.learning.waiting.reading_room import Proportion, SimulationError, orders_of, roster_of
 
 # The keys of inputs/config.dat of github.com/DIDSR/QuCAD at 269e103.
 KEYS = {

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.assurance import requirement
-from triage.learning.queueing import (
+from triage.learning.waiting.queueing import (
     Demand,
     NoFormula,
     erlang_c,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.learning.rooms import room
-from triage.learning.reading_room import (
+from triage.learning.waiting.reading_room import (
     Proportion,
     SimulationError,
     orders_of,

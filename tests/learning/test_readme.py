@@ -17,9 +17,9 @@ from triage.config import load_config
 from triage.database.connection import open_database
 from triage.database.tables import ResultRow
 from triage.inference.bundle import load_bundle
-from triage.learning.labels import read_labels
+from triage.learning.judging.statistics import needed_positives
+from triage.learning.material.labels import read_labels
 from triage.learning.methods import METHODS
-from triage.learning.statistics import needed_positives
 from triage.records import Mode
 
 ROOM = Path(__file__).parents[2] / "triage" / "learning"
@@ -135,13 +135,15 @@ def test_every_method_is_named() -> None:
 
 def test_the_map_names_every_file_of_the_room() -> None:
     told = section(README, "Map of this room")
-    own = {path.name for path in ROOM.glob("*.py")} - {"__init__.py"}
+    own = {path.name for path in ROOM.rglob("*.py")} - {"__init__.py"}
     named = set(re.findall(r"`(\w+\.py)`", told))
     of_report = {name for name in own if name.startswith("report_")}
-    assert own - named - of_report == set()
-    assert "`report_*.py`" in told
     methods = {path.name for path in (ROOM / "methods").glob("*.py")}
-    assert named - own <= methods
+    assert own - named - of_report - methods == set()
+    assert named <= own
+    assert "`report_*.py`" in told
+    rooms = {path.name for path in ROOM.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == set(re.findall(r"`(\w+)/`:", told))
 
 
 def test_the_table_of_results_is_that_of_the_run() -> None:

@@ -20,8 +20,8 @@ from triage.imaging.decode_pool import DecodePool
 from triage.inference.bundle import Bundle
 from triage.ingest.header import HeaderLimits
 from triage.ingest.intake import Intake
-from triage.learning.replay import Change, Listener, Summary, replay
-from triage.learning.replay_answers import (
+from triage.learning.watching.replay import Change, Listener, Summary, replay
+from triage.learning.watching.replay_answers import (
     Missing,
     NewBundle,
     RecordedShadow,

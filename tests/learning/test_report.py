@@ -15,15 +15,15 @@ from PIL import Image
 
 from tests.learning.scores import drawn, scored
 from triage.errors import DecodeError
-from triage.learning.comparing import compare
-from triage.learning.evaluation import evaluate
-from triage.learning.report import Model, Report, page
-from triage.learning.report_files import FIGURES, PAGE, PLOTS, document_of, write_report
-from triage.learning.report_files import drawn as plotted
-from triage.learning.report_parts import number, signed, text
-from triage.learning.scoring import Scored
-from triage.learning.statistics import Draws
-from triage.learning.thumbnails import Kind, examples_of, thumbnail, with_pictures
+from triage.learning.judging.comparing import compare
+from triage.learning.judging.evaluation import evaluate
+from triage.learning.judging.report import Model, Report, page
+from triage.learning.judging.report_files import FIGURES, PAGE, PLOTS, document_of, write_report
+from triage.learning.judging.report_files import drawn as plotted
+from triage.learning.judging.report_parts import number, signed, text
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import Draws
+from triage.learning.judging.thumbnails import Kind, examples_of, thumbnail, with_pictures
 
 pytest.importorskip("matplotlib", reason="needs triage[learning]")
 

@@ -14,9 +14,9 @@ from tests.benchmarks.learning_cost import Cost
 from tests.benchmarks.learning_runs import FINDING, SOURCES, write_labels
 from tests.benchmarks.learning_served import largest_difference
 from tests.benchmarks.learning_table import Findings, Line, page
-from triage.learning.corruption import Corruption
-from triage.learning.scoring import Scored
-from triage.learning.statistics import Draws, auroc
+from triage.learning.judging.corruption import Corruption
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import Draws, auroc
 
 HEAD = ("file", "group_id", "split", "label", "source", "matched", "original_name")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from triage.learning.score_sums import ScoreSums
+from triage.learning.watching.score_sums import ScoreSums
 
 
 def summed(a: list[float], b: list[float]) -> ScoreSums:

@@ -9,9 +9,9 @@ import pytest
 from triage.errors import PermanentError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.classifier import OUT_OF_DISTRIBUTION, classify_subject
-from triage.learning.embedding_set import EmbeddingSet, LeftOut
-from triage.learning.labels import LabelRow, LabelTable
-from triage.learning.scoring import NOT_EMBEDDED, score
+from triage.learning.judging.scoring import NOT_EMBEDDED, score
+from triage.learning.material.embedding_set import EmbeddingSet, LeftOut
+from triage.learning.material.labels import LabelRow, LabelTable
 from triage.pocket import BUNDLE
 
 

@@ -8,9 +8,9 @@ import pytest
 from triage.errors import PermanentError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.bundle_fields import CalibrationRecord
-from triage.learning.labels import LabelError, LabelRow, LabelTable
-from triage.learning.selection import select
-from triage.learning.splits import TRAIN_VAL_TEST, grouped_split
+from triage.learning.judging.selection import select
+from triage.learning.material.labels import LabelError, LabelRow, LabelTable
+from triage.learning.material.splits import TRAIN_VAL_TEST, grouped_split
 from triage.pocket import BUNDLE
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.assurance import Evidence, requirement
 from tests.learning.rooms import room
-from triage.learning.arrival_pattern import HOUR_US, poisson
-from triage.learning.expectation import expected
-from triage.learning.reading_room import (
+from triage.learning.waiting.arrival_pattern import HOUR_US, poisson
+from triage.learning.waiting.expectation import expected
+from triage.learning.waiting.reading_room import (
     Proportion,
     Roster,
     Scenario,
@@ -22,8 +22,8 @@ from triage.learning.reading_room import (
     reading_time_of,
     roster_of,
 )
-from triage.learning.simulation import Discipline, Studies, draw_studies, stages, waits_us
-from triage.learning.waiting import simulate
+from triage.learning.waiting.simulation import Discipline, Studies, draw_studies, stages, waits_us
+from triage.learning.waiting.waiting import simulate
 from triage.records import Analysis, Finding, Rank
 from triage.rules.orders import OrderPriority
 from triage.rules.priority import PriorityPolicy, StudyFacts, effective

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learning.tables import label_row, table_of
-from triage.learning.labels import LabelError, LabelRow, LabelTable
-from triage.learning.splits import grouped_folds, grouped_split, require_grouped
+from triage.learning.material.labels import LabelError, LabelRow, LabelTable
+from triage.learning.material.splits import grouped_folds, grouped_split, require_grouped
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from triage.inference.calibration import sigmoid
-from triage.learning import statistics as figures
+from triage.learning.judging import statistics as figures
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="needs triage[learning]")
 scipy_stats = pytest.importorskip("scipy.stats", reason="needs triage[learning]")

@@ -15,13 +15,13 @@ from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.bundle_fields import write_manifest
 from triage.inference.classifier import classify_subject
 from triage.inference.encoder import check_known_answer, load_encoder
-from triage.learning.embedding import embed_rows
-from triage.learning.embedding_set import load_embedding_set
-from triage.learning.images import views_of
-from triage.learning.labels import LabelError
-from triage.learning.lens import lens_of_encoder
-from triage.learning.provisional import FindingPlan, provisional_calibration
-from triage.learning.training import Plan, inherits_demonstration, train, unlabelled
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.embedding_set import load_embedding_set
+from triage.learning.material.images import views_of
+from triage.learning.material.labels import LabelError
+from triage.learning.material.lens import lens_of_encoder
+from triage.learning.training.provisional import FindingPlan, provisional_calibration
+from triage.learning.training.training import Plan, inherits_demonstration, train, unlabelled
 from triage.records import Code, Rank
 from triage.rules.eligibility import IntendedUse
 

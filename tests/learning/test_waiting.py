@@ -3,11 +3,11 @@
 import pytest
 
 from tests.learning.rooms import room
-from triage.learning.arrival_pattern import poisson
-from triage.learning.expectation import expected
-from triage.learning.reading_room import Proportion, SimulationError, orders_of, roster_of
-from triage.learning.simulation import Discipline
-from triage.learning.waiting import Outcome, distinct, estimate, simulate
+from triage.learning.waiting.arrival_pattern import poisson
+from triage.learning.waiting.expectation import expected
+from triage.learning.waiting.reading_room import Proportion, SimulationError, orders_of, roster_of
+from triage.learning.waiting.simulation import Discipline
+from triage.learning.waiting.waiting import Outcome, distinct, estimate, simulate
 from triage.records import Rank
 
 

@@ -22,9 +22,9 @@ from triage.errors import PermanentError
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
-    from triage.learning.calibrating import FindingFit, Fit, Wish
-    from triage.learning.operating_points import OperatingPoint
-    from triage.learning.selection import Selection
+    from triage.learning.judging.calibrating import FindingFit, Fit, Wish
+    from triage.learning.judging.operating_points import OperatingPoint
+    from triage.learning.judging.selection import Selection
 
 METHODS = ("platt", "isotonic", "none")
 EVERY = ""  # the finding of a prevalence that is meant for all
@@ -71,14 +71,14 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> int:
-    from triage.learning.calibrating import (
+    from triage.learning.judging.calibrating import (
         Provenance,
         Wish,
         fit,
         without_calibration,
         write_calibrated,
     )
-    from triage.learning.scoring import score
+    from triage.learning.judging.scoring import score
 
     if arguments.method == "isotonic":
         require_extra("sklearn")
@@ -146,7 +146,7 @@ def _prevalence(text: str) -> tuple[str, float]:
 def _document(
     made: "Bundle", out: Path, found: "Fit", wish: "Wish", selection: "Selection"
 ) -> dict[str, Any]:
-    from triage.learning.evaluation import as_json
+    from triage.learning.judging.evaluation import as_json
 
     return {
         "directory": out,

@@ -27,7 +27,7 @@ from triage.errors import PermanentError
 if TYPE_CHECKING:
     from triage.config import Config
     from triage.database.connection import Database
-    from triage.learning.drift import Judgement, Window
+    from triage.learning.watching.drift import Judgement, Window
     from triage.operations.drift_watch import Watched
 
 SHORT = {
@@ -77,7 +77,7 @@ def drift(arguments: argparse.Namespace) -> int:
         begin = moment(arguments.since, zone=config.site.timezone, now=datetime.now(UTC))
         found, waiting = _judged(database, config, watched, begin)
     if arguments.plot is not None:
-        from triage.learning.drift_plot import drift_plot
+        from triage.learning.watching.drift_plot import drift_plot
 
         arguments.plot.write_bytes(drift_plot([judgement for judgement, _ in found]))
     if arguments.json:

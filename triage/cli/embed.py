@@ -20,9 +20,9 @@ from triage.cli.verbs import (
 from triage.errors import PermanentError
 
 if TYPE_CHECKING:
-    from triage.learning.embedding_set import EmbeddingSet
-    from triage.learning.labels import LabelTable
-    from triage.learning.lens import Lens
+    from triage.learning.material.embedding_set import EmbeddingSet
+    from triage.learning.material.labels import LabelTable
+    from triage.learning.material.lens import Lens
 
 PATCH_MIB = 1024
 LISTED = 20  # rows left out that a person is shown; JSON holds all
@@ -95,7 +95,7 @@ def _declare_work(parser: argparse.ArgumentParser) -> None:
 
 
 def embed(arguments: argparse.Namespace) -> int:
-    from triage.learning.embedding import embed_rows
+    from triage.learning.material.embedding import embed_rows
     from triage.learning.progress import Progress
     from triage.log import configure_logging
 
@@ -140,7 +140,7 @@ def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
 def _lens(arguments: argparse.Namespace) -> "Lens":
     # Threads of torch that spin would starve the decoders; read before torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from triage.learning.lens import lens_of_bundle, lens_of_encoder
+    from triage.learning.material.lens import lens_of_bundle, lens_of_encoder
 
     directory: Path = arguments.bundle or arguments.encoder
     if not directory.is_dir():

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from triage.inference.bundle import Bundle
-    from triage.learning.comparing import FindingComparison
-    from triage.learning.evaluation import FindingFigures
-    from triage.learning.images import Images
-    from triage.learning.labels import LabelTable
-    from triage.learning.report import Report
-    from triage.learning.scoring import Scored
-    from triage.learning.selection import Selection
-    from triage.learning.statistics import Draws, Estimate
+    from triage.learning.judging.comparing import FindingComparison
+    from triage.learning.judging.evaluation import FindingFigures
+    from triage.learning.judging.report import Report
+    from triage.learning.judging.scoring import Scored
+    from triage.learning.judging.selection import Selection
+    from triage.learning.judging.statistics import Draws, Estimate
+    from triage.learning.material.images import Images
+    from triage.learning.material.labels import LabelTable
 
 PICTURE_PX = 176
 
@@ -91,8 +91,8 @@ class _Task:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     require_extra("matplotlib")
-    from triage.learning.report_files import document_of, write_report
-    from triage.learning.statistics import Draws
+    from triage.learning.judging.report_files import document_of, write_report
+    from triage.learning.judging.statistics import Draws
 
     bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
     task = _Task(
@@ -118,8 +118,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _scored(task: _Task, images: "Images") -> "tuple[Scored, Scored | None]":
-    from triage.learning.bundle_words import same_vectors
-    from triage.learning.scoring import score
+    from triage.learning.judging.bundle_words import same_vectors
+    from triage.learning.judging.scoring import score
 
     arguments, table, chosen = task.arguments, task.table, task.selection.rows
     rows = [table.rows[row] for row in chosen]
@@ -133,10 +133,15 @@ def _scored(task: _Task, images: "Images") -> "tuple[Scored, Scored | None]":
 
 
 def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
-    from triage.learning.bundle_words import judged_model, points_of, refusals_of, unlabelled
-    from triage.learning.evaluation import evaluate as measure
-    from triage.learning.report import Report
-    from triage.learning.report_files import drawn, pictured
+    from triage.learning.judging.bundle_words import (
+        judged_model,
+        points_of,
+        refusals_of,
+        unlabelled,
+    )
+    from triage.learning.judging.evaluation import evaluate as measure
+    from triage.learning.judging.report import Report
+    from triage.learning.judging.report_files import drawn, pictured
 
     bundle, table = task.bundle, task.table
     judged = measure(scored, points_of(bundle), refusals=refusals_of(bundle), draws=task.draws)
@@ -156,8 +161,8 @@ def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
 
 
 def _compared(task: _Task, report: "Report", scored: "Scored", second: "Scored") -> "Report":
-    from triage.learning.bundle_words import judged_model, points_of
-    from triage.learning.comparing import compare
+    from triage.learning.judging.bundle_words import judged_model, points_of
+    from triage.learning.judging.comparing import compare
 
     if task.other is None:
         return report
@@ -169,7 +174,7 @@ def _compared(task: _Task, report: "Report", scored: "Scored", second: "Scored")
 @contextmanager
 def _views(task: _Task, images: "Images") -> "Iterator[Callable[[str], NDArray[np.float32]]]":
     """Views (C, S, S) by subject for thumbnails: of a study its first image, its middle slice."""
-    from triage.learning.images import Decoder, Unreadable
+    from triage.learning.material.images import Decoder, Unreadable
 
     small = replace(task.bundle.view_spec, size_px=PICTURE_PX, crops=0)
     chosen = (task.table.rows[row] for row in task.selection.rows)

@@ -28,8 +28,8 @@ from triage.errors import PermanentError, TriageError
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
     from triage.inference.encoder import Encoder
-    from triage.learning.explanation import Evidence, Method
-    from triage.learning.trials import Shown
+    from triage.learning.explaining.explanation import Evidence, Method
+    from triage.learning.explaining.trials import Shown
 
 AUTO = "auto"
 METHODS = (AUTO, "additive", "attention", "gradient")
@@ -149,7 +149,7 @@ def _opened(arguments: argparse.Namespace) -> "tuple[Bundle, Encoder]":
 
 def _method(arguments: argparse.Namespace, bundle: "Bundle") -> "Method | None":
     """The method asked for, None for the best one; raises where the bundle does not allow it."""
-    from triage.learning.explanation import Method, check_method
+    from triage.learning.explaining.explanation import Method, check_method
 
     if arguments.method == AUTO:
         return None
@@ -163,10 +163,10 @@ def _method(arguments: argparse.Namespace, bundle: "Bundle") -> "Method | None":
 
 def _draw(arguments: argparse.Namespace) -> int:
     from triage.imaging.views import view_digest
-    from triage.learning import explanation
-    from triage.learning.images import views_of
-    from triage.learning.maps import require_drawing, sheet_of, write_png
-    from triage.learning.opened import opened
+    from triage.learning.explaining import explanation
+    from triage.learning.explaining.maps import require_drawing, sheet_of, write_png
+    from triage.learning.explaining.opened import opened
+    from triage.learning.material.images import views_of
 
     require_drawing()
     if not arguments.image.is_file():
@@ -190,7 +190,7 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _document(evidence: "Evidence", bundle: "Bundle") -> dict[str, Any]:
-    from triage.learning.maps import LEGEND, MARK
+    from triage.learning.explaining.maps import LEGEND, MARK
 
     constants = evidence.constants
     return {
@@ -221,7 +221,7 @@ def _document(evidence: "Evidence", bundle: "Bundle") -> dict[str, Any]:
 
 
 def _tell(evidence: "Evidence", out: Path) -> None:
-    from triage.learning.maps import LEGEND, MARK, sum_of
+    from triage.learning.explaining.maps import LEGEND, MARK, sum_of
 
     if evidence.in_distribution:
         state = "flagged" if evidence.flagged else "not flagged"
@@ -242,9 +242,9 @@ def _tell(evidence: "Evidence", out: Path) -> None:
 
 def _measure(arguments: argparse.Namespace) -> int:
     from triage.cli.explain_words import document, tell
-    from triage.learning.explanation import methods_of
+    from triage.learning.explaining.explanation import methods_of
+    from triage.learning.explaining.trials import Trial, put_to_the_test
     from triage.learning.progress import Progress
-    from triage.learning.trials import Trial, put_to_the_test
 
     bundle, encoder = _opened(arguments)
     method = _method(arguments, bundle)
@@ -273,7 +273,7 @@ def _pictures(
     arguments: argparse.Namespace, bundle: "Bundle", encoder: "Encoder"
 ) -> "Iterator[Shown | TriageError]":
     from triage.cli.labelled import images_of, labels_of
-    from triage.learning.trials import labelled, planted
+    from triage.learning.explaining.trials import labelled, planted
 
     if arguments.phantoms is not None:
         yield from planted(bundle, arguments.phantoms, finding=arguments.finding)

@@ -12,8 +12,8 @@ from triage.cli.table import Cell, Column, Line, Style, cell, hanging, render, s
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
-    from triage.learning.faithfulness import Compared, Stayed
-    from triage.learning.trials import Report
+    from triage.learning.explaining.faithfulness import Compared, Stayed
+    from triage.learning.explaining.trials import Report
 
 FEWEST = 20  # patients below which an interval is too wide to say much
 NOT_A_READER = (

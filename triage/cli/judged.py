@@ -15,10 +15,10 @@ from triage.errors import PermanentError
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
-    from triage.learning.embedding_set import EmbeddingSet
-    from triage.learning.images import Images
-    from triage.learning.labels import LabelRow, LabelTable
-    from triage.learning.selection import Selection
+    from triage.learning.judging.selection import Selection
+    from triage.learning.material.embedding_set import EmbeddingSet
+    from triage.learning.material.images import Images
+    from triage.learning.material.labels import LabelRow, LabelTable
 
 DIGITS = 3
 
@@ -88,7 +88,7 @@ def selected(
     arguments: argparse.Namespace, bundle: "Bundle", table: "LabelTable", *, usual: str
 ) -> "Selection":
     """The rows that the options choose."""
-    from triage.learning.selection import select
+    from triage.learning.judging.selection import select
 
     only = dict(arguments.only)
     if len(only) != len(arguments.only):
@@ -107,8 +107,8 @@ def embedded(
 
     What fails is in `left_out`.
     """
-    from triage.learning.embedding import embed_rows
-    from triage.learning.lens import lens_of_bundle
+    from triage.learning.material.embedding import embed_rows
+    from triage.learning.material.lens import lens_of_bundle
     from triage.learning.progress import Progress
 
     lens = lens_of_bundle(bundle, device=arguments.device, dtype=arguments.dtype)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from triage.cli.verbs import UsageError, configuration, named_value, operator, writing
 
 if TYPE_CHECKING:
-    from triage.learning.images import Images
-    from triage.learning.labels import LabelTable
+    from triage.learning.material.images import Images
+    from triage.learning.material.labels import LabelTable
     from triage.rules.eligibility import IntendedUse
 
 WORKLIST: Final = "WORKLIST"
@@ -62,7 +62,7 @@ def add_label_options(
 
 def labels_of(arguments: argparse.Namespace) -> "LabelTable":
     """Read the labels as the options say; they name files or studies as --images does."""
-    from triage.learning.labels import FILE, STUDY, read_labels
+    from triage.learning.material.labels import FILE, STUDY, read_labels
 
     positive = dict(arguments.positive)
     if len(positive) != len(arguments.positive):
@@ -84,7 +84,7 @@ def images_of(
     arguments: argparse.Namespace, *, use: "IntendedUse | None" = None
 ) -> "Iterator[Images]":
     """Open where the images are. `use` leaves out images of studies that it does not fit."""
-    from triage.learning.images import DirectoryImages, WorklistImages
+    from triage.learning.material.images import DirectoryImages, WorklistImages
     from triage.store import open_store
 
     if arguments.images != WORKLIST:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from triage.database.connection import Database
     from triage.database.scores import Scope, StoredStudy
     from triage.inference.bundle import Bundle
-    from triage.learning.replay import Change, Listener, Standing, Summary
-    from triage.learning.replay_answers import Answers, Missing
+    from triage.learning.watching.replay import Change, Listener, Standing, Summary
+    from triage.learning.watching.replay_answers import Answers, Missing
 
 COUNTS = (
     "studies",
@@ -116,7 +116,7 @@ def operating_point(text: str) -> tuple[str, float]:
 def replay(arguments: argparse.Namespace) -> int:
     from triage.database.scores import count_studies
     from triage.learning.progress import Progress
-    from triage.learning.replay import replay as run
+    from triage.learning.watching.replay import replay as run
 
     _check(arguments)
     config = configuration(arguments)
@@ -152,7 +152,11 @@ def _answers(
     arguments: argparse.Namespace, config: "Config", database: "Database"
 ) -> "tuple[Answers, dict[str, str]]":
     from triage.inference.bundle import load_bundle
-    from triage.learning.replay_answers import NewBundle, RecordedShadow, with_operating_points
+    from triage.learning.watching.replay_answers import (
+        NewBundle,
+        RecordedShadow,
+        with_operating_points,
+    )
     from triage.records import Mode
 
     if arguments.instead_of:
@@ -188,7 +192,7 @@ def _scopes(
     """Return what is on record, and what bundles at hand say of themselves."""
     from triage.database.scores import scopes
     from triage.inference.bundle import load_bundle
-    from triage.learning.replay_answers import scope_of
+    from triage.learning.watching.replay_answers import scope_of
     from triage.worker.serving import configured_models
 
     with database.read() as connection:
@@ -227,7 +231,7 @@ class _Telling:
     def end(self, summary: "Summary", hardware: Mapping[str, int]) -> None: ...
 
     def listener(self, progress: Any) -> "Listener":
-        from triage.learning.replay import Listener
+        from triage.learning.watching.replay import Listener
 
         return Listener(changed=self.changed, missing=self.missing, progress=progress)
 
@@ -236,7 +240,7 @@ class _Uids(_Telling):
     """The studies that `triage requeue` would help, one line each."""
 
     def missing(self, study: "StoredStudy", reasons: "frozenset[Missing]") -> None:
-        from triage.learning.replay_answers import Missing
+        from triage.learning.watching.replay_answers import Missing
 
         if Missing.EXPIRED not in reasons:
             print(study.study_instance_uid)

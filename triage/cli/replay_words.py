@@ -6,8 +6,8 @@ from pathlib import Path
 
 from triage.cli.table import Cell, Column, Screen, Style, cell, hanging, render
 from triage.cli.text import instant
-from triage.learning.replay import Change, Standing, Summary
-from triage.learning.replay_answers import Missing
+from triage.learning.watching.replay import Change, Standing, Summary
+from triage.learning.watching.replay_answers import Missing
 
 MEND = (
     'next: to have them compared as well, name the bundle under [[models]] with mode = "shadow" and'

@@ -25,10 +25,10 @@ from triage.cli.verbs import (
 
 if TYPE_CHECKING:
     from triage.config import Config
-    from triage.learning.arrival_pattern import ArrivalPattern, Recorded
-    from triage.learning.performance import Performance
-    from triage.learning.reading_room import Scenario
-    from triage.learning.waiting import Outcome
+    from triage.learning.waiting.arrival_pattern import ArrivalPattern, Recorded
+    from triage.learning.waiting.performance import Performance
+    from triage.learning.waiting.reading_room import Scenario
+    from triage.learning.waiting.waiting import Outcome
     from triage.records import Rank
 
 WORKLIST = "worklist"
@@ -145,9 +145,9 @@ def _declare_work(parser: argparse.ArgumentParser) -> None:
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    from triage.learning.expectation import expected
-    from triage.learning.qucad import write_qucad
-    from triage.learning.waiting_plot import plot
+    from triage.learning.waiting.expectation import expected
+    from triage.learning.waiting.qucad import write_qucad
+    from triage.learning.waiting.waiting_plot import plot
 
     scenario = _scenario(arguments, configuration(arguments))
     written: list[Path] = []
@@ -168,8 +168,8 @@ def simulate(arguments: argparse.Namespace) -> int:
 
 
 def _run(scenario: "Scenario", arguments: argparse.Namespace) -> "Outcome":
-    from triage.learning import waiting
     from triage.learning.progress import Progress
+    from triage.learning.waiting import waiting
 
     if arguments.seed < 0:
         raise UsageError("A seed is not negative.")
@@ -183,7 +183,7 @@ def _run(scenario: "Scenario", arguments: argparse.Namespace) -> "Outcome":
 
 
 def _scenario(arguments: argparse.Namespace, config: "Config") -> "Scenario":
-    from triage.learning import reading_room as room
+    from triage.learning.waiting import reading_room as room
 
     performance, raises_to = _model(arguments)
     arrivals, mix = _arrivals(arguments, config)
@@ -209,8 +209,8 @@ def _scenario(arguments: argparse.Namespace, config: "Config") -> "Scenario":
 
 def _model(arguments: argparse.Namespace) -> "tuple[Performance, Rank]":
     """Return what is known of the model: what is written out counts, then the evaluation."""
-    from triage.learning.performance import Performance, measured, read_evaluation
-    from triage.learning.reading_room import proportion_of
+    from triage.learning.waiting.performance import Performance, measured, read_evaluation
+    from triage.learning.waiting.reading_room import proportion_of
     from triage.records import Rank
 
     given = (arguments.sensitivity, arguments.specificity)
@@ -256,8 +256,8 @@ def _arrivals(
     arguments: argparse.Namespace, config: "Config"
 ) -> "tuple[ArrivalPattern, dict[Rank, float]]":
     """Return the arrivals and the mix of order priorities that came with them."""
-    from triage.learning import arrival_pattern as patterns
-    from triage.learning.reading_room import orders_of
+    from triage.learning.waiting import arrival_pattern as patterns
+    from triage.learning.waiting.reading_room import orders_of
     from triage.records import Rank
 
     named, zone = arguments.arrivals, config.site.timezone
@@ -280,7 +280,7 @@ def _arrivals(
 
 
 def _recorded(named: str, config: "Config", since: datetime | None) -> "list[Recorded]":
-    from triage.learning.arrival_pattern import Recorded, read_arrivals
+    from triage.learning.waiting.arrival_pattern import Recorded, read_arrivals
 
     if named == WORKLIST:
         from triage.database.arrival_times import arrival_times

@@ -11,10 +11,10 @@ from triage.cli.table import Cell, Column, Screen, Style, cell, hanging, render
 from triage.cli.text import duration
 
 if TYPE_CHECKING:
-    from triage.learning.arrival_pattern import ArrivalPattern
-    from triage.learning.expectation import Expectation
-    from triage.learning.reading_room import Proportion, ReadingTime, Roster, Scenario
-    from triage.learning.waiting import Estimate, Outcome
+    from triage.learning.waiting.arrival_pattern import ArrivalPattern
+    from triage.learning.waiting.expectation import Expectation
+    from triage.learning.waiting.reading_room import Proportion, ReadingTime, Roster, Scenario
+    from triage.learning.waiting.waiting import Estimate, Outcome
 
 GROUPS = {
     "flagged": "flagged",
@@ -42,7 +42,7 @@ PAIRED = "Intervals are 95 %, of the mean over runs; every rule reads the same s
 
 def report(outcome: "Outcome", theory: "Expectation", on: Screen) -> str:
     """Return everything for a person."""
-    from triage.learning.waiting import distinct
+    from triage.learning.waiting.waiting import distinct
 
     lines = [_facts(outcome, on), ""]
     for warning in warnings(outcome):
@@ -140,7 +140,7 @@ def warnings(outcome: "Outcome") -> list[str]:
 
 def statements(outcome: "Outcome") -> list[str]:
     """Return who gains and who pays, in sentences."""
-    from triage.learning.simulation import Discipline
+    from triage.learning.waiting.simulation import Discipline
 
     said = []
     for group, name in (
@@ -169,7 +169,7 @@ def statements(outcome: "Outcome") -> list[str]:
 
 
 def _ceiling(outcome: "Outcome") -> list[str]:
-    from triage.learning.simulation import Discipline
+    from triage.learning.waiting.simulation import Discipline
 
     ruled = outcome.waits["all", Discipline.RULE]
     free = outcome.waits["all", Discipline.UNBOUNDED]
@@ -280,8 +280,8 @@ def _range(low_s: float, high_s: float) -> str:
 
 
 def _table(outcome: "Outcome", on: Screen) -> str:
-    from triage.learning.simulation import Discipline
-    from triage.learning.waiting import distinct
+    from triage.learning.waiting.simulation import Discipline
+    from triage.learning.waiting.waiting import distinct
 
     columns = (
         Column(title="STUDIES"),
@@ -312,7 +312,7 @@ def _table(outcome: "Outcome", on: Screen) -> str:
 
 
 def _against(outcome: "Outcome", theory: "Expectation") -> list[str]:
-    from triage.learning.simulation import Discipline
+    from triage.learning.waiting.simulation import Discipline
 
     if theory.fifo_s is None:
         return [f"No formula to compare with: {theory.reason}."]

@@ -25,10 +25,10 @@ from triage.records import Code, Rank
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
-    from triage.learning.labels import LabelTable
+    from triage.learning.material.labels import LabelTable
     from triage.learning.methods.material import Choices, Prompts
-    from triage.learning.provisional import FindingPlan
-    from triage.learning.training import Plan
+    from triage.learning.training.provisional import FindingPlan
+    from triage.learning.training.training import Plan
     from triage.rules.eligibility import IntendedUse
 
 LISTED: Final = 20  # rows left out that a person is shown; the bundle's record holds all
@@ -192,7 +192,7 @@ def train(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     table = _table(arguments)
     use = _intended_use(arguments)
-    from triage.learning.training import train as train_bundle
+    from triage.learning.training.training import train as train_bundle
 
     where = images_of(arguments, use=use) if arguments.images else nullcontext(Path())
     with where as images:
@@ -225,14 +225,14 @@ def _table(arguments: argparse.Namespace) -> "LabelTable":
         raise UsageError("zero-shot without labels needs --findings")
     if arguments.images == WORKLIST:
         raise UsageError("images of the worklist need --labels, which name the studies")
-    from triage.learning.training import unlabelled
+    from triage.learning.training.training import unlabelled
 
     return unlabelled(Path(arguments.images) if arguments.images else None, arguments.findings)
 
 
 def _plan(arguments: argparse.Namespace, table: "LabelTable", use: "IntendedUse") -> "Plan":
-    from triage.learning.splits import TRAIN_VAL_TEST
-    from triage.learning.training import Plan
+    from triage.learning.material.splits import TRAIN_VAL_TEST
+    from triage.learning.training.training import Plan
 
     shares = dict(TRAIN_VAL_TEST)
     if arguments.shares:
@@ -288,7 +288,7 @@ def _prompts(arguments: argparse.Namespace) -> "dict[str, Prompts]":
 
 
 def _findings(arguments: argparse.Namespace, table: "LabelTable") -> "dict[str, FindingPlan]":
-    from triage.learning.provisional import FindingPlan
+    from triage.learning.training.provisional import FindingPlan
 
     codes, ranks = dict(arguments.code), dict(arguments.raises_to)
     if unknown := (set(codes) | set(ranks)) - set(table.findings):

@@ -22,8 +22,15 @@ from triage.database.connection import Database
 from triage.database.house import clear_alarm, raise_alarm
 from triage.database.results import LITTLE_ENDIAN, cached_embeddings
 from triage.errors import BundleError
-from triage.learning.drift import RECENT_BLOCKS, REFERENCE_BLOCKS, Block, Group, Judgement, judge
-from triage.learning.drift_statistics import (
+from triage.learning.watching.drift import (
+    RECENT_BLOCKS,
+    REFERENCE_BLOCKS,
+    Block,
+    Group,
+    Judgement,
+    judge,
+)
+from triage.learning.watching.drift_statistics import (
     SCORE_BINS,
     Cloud,
     Moments,

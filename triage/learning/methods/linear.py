@@ -14,6 +14,7 @@ import numpy as np
 
 from triage.errors import PermanentError
 from triage.inference.heads import LinearHead
+from triage.learning.material.splits import grouped_folds
 from triage.learning.methods.material import (
     Choices,
     Labelled,
@@ -22,7 +23,6 @@ from triage.learning.methods.material import (
     logits_of,
     masked_log_loss,
 )
-from triage.learning.splits import grouped_folds
 from triage.pocket.fit import fit_logistic
 
 WITNESS_ROUNDS = 8

@@ -24,10 +24,10 @@ from triage.inference.bundle import (
 from triage.inference.bundle_fields import ARCHITECTURES, EncoderReference, Features
 from triage.inference.encoder import Encoder, open_encoder
 from triage.inference.weights import read_json
-from triage.learning.embedding import embed_rows
-from triage.learning.embedding_set import EmbeddingSet
-from triage.learning.images import Decoder, DirectoryImages, Images, Unreadable
-from triage.learning.lens import Lens
+from triage.learning.material.embedding import embed_rows
+from triage.learning.material.embedding_set import EmbeddingSet
+from triage.learning.material.images import Decoder, DirectoryImages, Images, Unreadable
+from triage.learning.material.lens import Lens
 from triage.learning.methods.material import Labelled, Material
 from triage.learning.progress import Progress
 from triage.records import ViewSpec

@@ -22,8 +22,8 @@ from triage.inference.features import (
     Terms,
 )
 from triage.inference.heads import Head, subject_logits
-from triage.learning.images import Images
-from triage.learning.labels import LabelTable
+from triage.learning.material.images import Images
+from triage.learning.material.labels import LabelTable
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
 

@@ -1,0 +1,1 @@
+"""Where a bundle found its evidence, and whether such a map says anything true."""

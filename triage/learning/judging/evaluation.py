@@ -1,0 +1,250 @@
+"""How good a bundle is on labelled subjects: every figure with its interval and its counts.
+
+Owns the shape of an evaluation (plain dataclasses, written as `evaluation.json`) and its making
+from `Scored`. Areas have patient-clustered bootstrap intervals, shares at the operating point
+Wilson's. Subjects without a score are counted beside every figure, and the sensitivity is also
+given with them counted as missed, for a finding that was not looked for is not found.
+
+Knows no bundle, no image and no page; `report` shows what stands here, `comparing` compares two.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triage.learning.judging import statistics as figures
+from triage.learning.judging.scoring import Scored
+from triage.learning.judging.statistics import Bin, Draws, Estimate
+from triage.learning.judging.subgroups import Subgroup, subgroups_of
+
+SCHEMA_VERSION: Final = 1
+CONFIDENCE: Final = 0.95  # of every interval
+CLUSTERED: Final = (
+    "Some patients have several images. The intervals of shares treat images as independent and are"
+    " then too narrow; those of the areas draw whole patients."
+)
+HALF: Final = 0.5  # specificity below which flags put little in order
+FEW: Final = 20  # positives or negatives below which an area says little
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was flagged against what was there."""
+
+    hits: int
+    misses: int
+    false_alarms: int
+    passes: int  # not flagged, and rightly so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtPoint:
+    """Figures at the operating point, with Wilson's intervals."""
+
+    threshold: float
+    refusal: str  # why no sensitivity stands behind the threshold; "" where one does
+    counts: Counts
+    sensitivity: Estimate
+    sensitivity_of_all: Estimate  # positives without a score counted as missed
+    specificity: Estimate
+    positive_predictive_value: Estimate
+    negative_predictive_value: Estimate
+    flag_rate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """Whether the probabilities mean what they say."""
+
+    slope: float
+    intercept: float
+    brier: float
+    brier_of_prevalence: float  # of one who always says the prevalence
+    log_loss: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingFigures:
+    """One finding. Images are rows of the table: an image, or a study."""
+
+    name: str
+    images: int  # with a score and a known truth
+    patients: int
+    positives: int
+    masked: int  # truth not known
+    gated: int  # of those with a known truth
+    failed: int
+    prevalence: float
+    auroc: Estimate
+    auprc: Estimate
+    at_point: AtPoint
+    calibration: Calibrated
+    subgroups: tuple[Subgroup, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All findings of a bundle on one set of subjects."""
+
+    subjects: int
+    patients: int
+    scored: int
+    gated: int
+    failed: int
+    reasons: Mapping[str, int]  # of rows without a score
+    findings: tuple[FindingFigures, ...]
+    warnings: tuple[str, ...]  # that hold for every finding
+    confidence: float
+    rounds: int
+    seed: int
+
+
+def evaluate(
+    scored: Scored,
+    points: Mapping[str, float],
+    *,
+    refusals: Mapping[str, str] | None = None,
+    draws: Draws | None = None,
+) -> Evaluation:
+    """Measure every finding of `scored` at its operating point in `points`.
+
+    `refusals` say, by finding, why its point is not supported. Same seed, same intervals.
+    """
+    named, draws = refusals or {}, draws or Draws()
+    reasons: dict[str, int] = {}
+    for reason in filter(None, scored.reasons):
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return Evaluation(
+        subjects=len(scored.subjects),
+        patients=len(set(scored.groups)),
+        scored=int(scored.has_score.sum()),
+        gated=int(scored.gated.sum()),
+        failed=int(scored.failed.sum()),
+        reasons=reasons,
+        findings=tuple(
+            _finding(scored, number, (points[name], named.get(name, "")), draws)
+            for number, name in enumerate(scored.findings)
+        ),
+        warnings=(CLUSTERED,) if len(set(scored.groups)) < len(scored.groups) else (),
+        confidence=CONFIDENCE,
+        rounds=draws.rounds,
+        seed=draws.seed,
+    )
+
+
+def as_json(value: object) -> Any:
+    """Turn dataclasses into JSON values; what cannot be told (NaN) is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in _fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- one finding
+
+
+def _finding(scored: Scored, number: int, point: tuple[float, str], draws: Draws) -> FindingFigures:
+    threshold, refusal = point
+    known, labelled = scored.known(number), np.isfinite(scored.truth[:, number])
+    truth = scored.truth[known, number] == 1.0
+    said = scored.probabilities[known, number]
+    groups = [group for group, use in zip(scored.groups, known, strict=True) if use]
+    lost = int((scored.truth[labelled & ~scored.has_score, number] == 1.0).sum())
+    at_point = _at_point(truth, said, threshold, refusal, lost)
+    return FindingFigures(
+        name=scored.findings[number],
+        images=int(known.sum()),
+        patients=len(set(groups)),
+        positives=int(truth.sum()),
+        masked=int((~labelled).sum()),
+        gated=int((scored.gated & labelled).sum()),
+        failed=int((scored.failed & labelled).sum()),
+        prevalence=float(truth.mean()) if truth.size else math.nan,
+        auroc=figures.area(figures.auroc, truth, said, groups, draws),
+        auprc=figures.area(figures.auprc, truth, said, groups, draws),
+        at_point=at_point,
+        calibration=_calibration(truth, said),
+        subgroups=subgroups_of(scored, number, threshold, draws),
+        warnings=tuple(_warnings(truth, lost, at_point)),
+    )
+
+
+def _at_point(
+    truth: NDArray[np.bool_],
+    said: NDArray[np.float64],
+    threshold: float,
+    refusal: str,
+    lost: int,
+) -> AtPoint:
+    flagged = said >= threshold
+    hits, misses = int((flagged & truth).sum()), int((~flagged & truth).sum())
+    false, passes = int((flagged & ~truth).sum()), int((~flagged & ~truth).sum())
+    return AtPoint(
+        threshold=threshold,
+        refusal=refusal,
+        counts=Counts(hits=hits, misses=misses, false_alarms=false, passes=passes),
+        sensitivity=figures.proportion(hits, hits + misses),
+        sensitivity_of_all=figures.proportion(hits, hits + misses + lost),
+        specificity=figures.proportion(passes, passes + false),
+        positive_predictive_value=figures.proportion(hits, hits + false),
+        negative_predictive_value=figures.proportion(passes, passes + misses),
+        flag_rate=figures.proportion(hits + false, truth.size),
+    )
+
+
+def _calibration(truth: NDArray[np.bool_], said: NDArray[np.float64]) -> Calibrated:
+    slope, intercept = figures.calibration_slope_intercept(truth, said)
+    share = float(truth.mean()) if truth.size else math.nan
+    return Calibrated(
+        slope=slope,
+        intercept=intercept,
+        brier=figures.brier(truth, said),
+        brier_of_prevalence=share * (1 - share),
+        log_loss=figures.log_loss(truth, said),
+        bins=figures.reliability(truth, said),
+    )
+
+
+def _warnings(truth: NDArray[np.bool_], lost: int, point: AtPoint) -> list[str]:
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    said = []
+    if not positives or not negatives:
+        said.append("One class is missing: no area, and sensitivity or specificity, can be given.")
+    elif min(positives, negatives) < FEW:
+        said.append(
+            f"Only {positives} with and {negatives} without the finding: the intervals are wide"
+            f" and the bootstrap is unsure of its own ends."
+        )
+    if point.refusal:
+        said.append(f"No sensitivity stands behind the operating point: {point.refusal}.")
+    if point.specificity.value < HALF:
+        said.append(
+            f"{1 - point.specificity.value:.0%} of the images without the finding are flagged: a"
+            f" list in this order is hardly better than one in no order."
+        )
+    if lost:
+        images = "image" if lost == 1 else "images"
+        said.append(
+            f"{lost} {images} with the finding got no score: no threshold can find what was not"
+            f" looked at."
+        )
+    return said
+
+
+def _fields(value: Any) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(value)

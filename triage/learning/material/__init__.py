@@ -1,0 +1,1 @@
+"""Labelled studies as material: labels, images, divisions by patient, embeddings."""

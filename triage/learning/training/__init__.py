@@ -1,0 +1,1 @@
+"""From material to a finished bundle: fit, gate, write, and say how."""

@@ -1,0 +1,1 @@
+"""What a bundle does to waiting, in a simulated reading room."""
