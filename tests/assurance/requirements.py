@@ -279,8 +279,7 @@ _ROWS = (
         star=True,
         promise="Sensitivity and specificity by sex, age, view and maker come with a model; a "
         "group that is missing is named.",
-        remark="in the report of an evaluation, which names the model's digest, not in the bundle; "
-        "images without a value are a group, a column that the labels lack has no line",
+        remark="in the report of an evaluation, which names the model's digest, not in the bundle",
     ),
     Requirement(
         code="M7",

@@ -105,7 +105,7 @@ def test_intervals_of_areas_draw_patients_not_images(evidence: Evidence) -> None
         worst=f"{width / alone_width:.2f} of its width",
     )
     assert width == pytest.approx(alone_width, rel=0.3)
-    assert clustered.warnings == (CLUSTERED,)
+    assert clustered.warnings[0] == CLUSTERED
 
 
 def test_no_interval_is_made_up_from_a_few_patients_or_from_perfect_separation() -> None:
@@ -153,9 +153,12 @@ def test_groups_count_what_has_no_score() -> None:
     assert (groups["AP"].images, groups["AP"].without_score) == (1, 1)
 
 
-def test_a_column_with_one_value_is_no_subgroup() -> None:
-    rows = scored([1, 0], [0.9, 0.1], strata=[{"sex": "F"}] * 2)
-    assert evaluate(rows, POINT, draws=FAST).findings[0].subgroups == ()
+@requirement("M6", bound="what the labels cannot tell of is named")
+def test_a_column_that_is_missing_or_has_one_value_is_named_as_not_judged() -> None:
+    strata = [{"sex": "F", "view": view} for view in ("PA", "AP")]
+    judged = evaluate(scored([1, 0], [0.9, 0.1], strata=strata), POINT, draws=FAST)
+    assert {group.column for group in judged.findings[0].subgroups} == {"view"}
+    assert any("Not judged by sex, age, manufacturer:" in each for each in judged.warnings)
 
 
 @requirement("M6", bound="a large group that is not shown above chance says so")

@@ -10,7 +10,7 @@ Knows no bundle, no image and no page; `report` shows what stands here, `compari
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triage.learning.judging import statistics as figures
 from triage.learning.judging.scoring import Scored
 from triage.learning.judging.statistics import Bin, Draws, Estimate
-from triage.learning.judging.subgroups import Subgroup, subgroups_of
+from triage.learning.judging.subgroups import Subgroup, missing_groups, subgroups_of
 
 SCHEMA_VERSION: Final = 1
 CONFIDENCE: Final = 0.95  # of every interval
@@ -133,7 +133,7 @@ def evaluate(
             _finding(scored, number, (points[name], named.get(name, "")), draws)
             for number, name in enumerate(scored.findings)
         ),
-        warnings=(CLUSTERED,) if len(set(scored.groups)) < len(scored.groups) else (),
+        warnings=tuple(_warnings_of_all(scored)),
         confidence=CONFIDENCE,
         rounds=draws.rounds,
         seed=draws.seed,
@@ -218,6 +218,16 @@ def _calibration(truth: NDArray[np.bool_], said: NDArray[np.float64]) -> Calibra
         log_loss=figures.log_loss(truth, said),
         bins=figures.reliability(truth, said),
     )
+
+
+def _warnings_of_all(scored: Scored) -> Iterator[str]:
+    if len(set(scored.groups)) < len(scored.groups):
+        yield CLUSTERED
+    if missing := missing_groups(scored):
+        yield (
+            f"Not judged by {', '.join(missing)}: the labels have no such column, or one value in"
+            " it. Whether the model holds for each of those groups is not known."
+        )
 
 
 def _warnings(truth: NDArray[np.bool_], lost: int, point: AtPoint) -> list[str]:

@@ -22,6 +22,7 @@ MOST_VALUES: Final = 12  # groups of one column; the smaller ones beyond it beco
 # Upper ends in years; the last band is open. Neonates are not small adults.
 BANDS: Final = ((1.0, "under 1"), (18.0, "1-17"), (40.0, "18-39"), (65.0, "40-64"), (80.0, "65-79"))
 OLDEST: Final = "80 and over"
+EXPECTED: Final = ("sex", "age", "view", "manufacturer")  # what a reader asks about in any case
 UNKNOWN: Final = "not recorded"
 OTHER: Final = "other"
 AGE: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*([YMWD]?)", re.IGNORECASE)
@@ -65,6 +66,11 @@ def subgroups_of(
                 group = _Group(column=column, value=value, inside=inside)
                 found.append(_figures(scored, finding, threshold, group, fewer))
     return tuple(found)
+
+
+def missing_groups(scored: Scored) -> tuple[str, ...]:
+    """Return which of EXPECTED cannot be judged, because all rows have one value or none."""
+    return tuple(name for name in EXPECTED if len(set(_values(scored, name))) < 2)
 
 
 def age_band(text: str) -> str:
