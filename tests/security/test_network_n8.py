@@ -56,6 +56,8 @@ def _keep(
     with ExitStack() as stack:
         while not stop.wait(TRICKLE_S):
             for gone in _closed(connections):
+                if stop.is_set():  # each may take the whole timeout where nobody listens any more
+                    return
                 with suppress(OSError):
                     connections[gone] = _connect(port, stack)
                     sent[gone] = 0
