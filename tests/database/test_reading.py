@@ -20,11 +20,11 @@ from tests.database.table_rows import (
     at,
 )
 from triage.database import reading
-from triage.database.base import Base
 from triage.database.connection import Database
 from triage.database.house import record_decision
 from triage.database.intake_log import record_quarantined, settle_quarantined
 from triage.database.reading_connection import DOCUMENTS, FLAGS
+from triage.database.snapshot import METADATA
 from triage.errors import KnownAnswerError, PermanentError
 from triage.records import Source
 
@@ -138,7 +138,7 @@ def test_an_empty_database_gives_an_empty_list(reader: reading.Reader) -> None:
 
 
 def test_columns_that_need_decoding_are_those_of_the_tables() -> None:
-    columns = [column for table in Base.metadata.tables.values() for column in table.columns]
+    columns = [column for table in METADATA.tables.values() for column in table.columns]
     documents = {column.name for column in columns if isinstance(column.type, JSON)}
     flags = {column.name for column in columns if isinstance(column.type, Boolean)}
     assert documents == DOCUMENTS

@@ -18,6 +18,7 @@ from triage.cli.verbs import writing
 from triage.config import Config, FoldersConfig
 
 ECHO_TIMEOUT_S = 5.0
+ECHO_TRIES = 3
 CALLING_UNKNOWN = (1, 3)  # source and reason of A-ASSOCIATE-RJ: calling AE title not recognised
 LIVING_S = 30.0  # heartbeats are written every few seconds
 FIRST_FREE_PORT = 1024  # below it Linux asks for CAP_NET_BIND_SERVICE, which the unit may have
@@ -210,7 +211,10 @@ def _answers(host: str, port: int, ae_title: str) -> bool:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ECHO_TIMEOUT_S
     entity.connection_timeout = ECHO_TIMEOUT_S
     entity.add_requested_context(Verification)
-    association = entity.associate(host, port, ae_title=ae_title)
+    for _ in range(ECHO_TRIES):  # the library now and then loses the answer
+        association = entity.associate(host, port, ae_title=ae_title)
+        if association.is_rejected or association.is_established:
+            break
     if association.is_rejected:
         # A daemon whose [[receiver.peers]] leave this host out says so; another AE title, or
         # another program, is refused for other reasons (PS3.8 9.3.4).

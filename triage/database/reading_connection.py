@@ -24,11 +24,13 @@ DOCUMENTS = frozenset(
         "acknowledged_findings",
         "detail",
         "embedding_keys",
+        "figures",
         "findings",
         "header",
         "models",
         "modalities_in_study",
         "person_priority_findings",
+        "result_ids",
     }
 )
 FLAGS = frozenset({"current", "not_for_clinical_use", "too_old", "two_patients"})
