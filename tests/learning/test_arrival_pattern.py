@@ -113,3 +113,10 @@ def test_a_wrong_file_is_told_by_row_and_column(tmp_path: Path, text: str, said:
     file.write_text(text, "utf-8")
     with pytest.raises(ArrivalError, match=said):
         read_arrivals(file, zone="UTC")
+
+
+def test_a_file_that_is_no_text_is_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "arrivals.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    with pytest.raises(ArrivalError, match=r"arrivals\.png is no CSV"):
+        read_arrivals(file, zone="UTC")

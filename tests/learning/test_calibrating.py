@@ -204,6 +204,14 @@ def test_the_method_none_changes_no_probability_but_chooses_a_point(pocket: Bund
     said = probabilities_of(found.calibration, 0, log_odds(rows.probabilities[:, 0]))
     np.testing.assert_allclose(said, rows.probabilities[:, 0], atol=1e-9)
     assert found.findings[0].point is not None
+    assert not found.local
+
+
+def test_the_method_none_leaves_a_finding_of_few_images_as_it_was(pocket: Bundle) -> None:
+    bundle = only_first(pocket)
+    found = fit(bundle, site(bundle, positives=3, negatives=3), Wish(method="none"))
+    assert not found.findings[0].fitted
+    assert not found.local
 
 
 def test_a_rarer_finding_lowers_every_probability_by_the_difference_of_the_log_odds(

@@ -9,6 +9,7 @@ import pytest
 from tests.assurance import Evidence, requirement
 from tests.learning.drift_site import GROUP, block, embeddings, features
 from triage.learning.watching.drift import Block, Judgement, judge, summed, sustained
+from triage.learning.watching.drift_plot import drift_plot
 from triage.learning.watching.drift_statistics import Cloud, cloud_of
 
 FEATURES = features()
@@ -178,3 +179,10 @@ def test_a_group_is_named_by_kind_and_device(parts: tuple[str, str, str], name: 
     modality, body_part, device = parts
     group = replace(GROUP, modality=modality, body_part_examined=body_part, device=device)
     assert group.name == name
+
+
+@pytest.mark.parametrize("device", ["A$^$B", r"$\FRAC$"])
+def test_a_name_that_looks_like_a_formula_is_drawn_as_it_is(device: str) -> None:
+    group = replace(GROUP, device=device)
+    drawn = drift_plot([replace(told(run((6, {}))), group=group)])
+    assert drawn.startswith(b"\x89PNG")

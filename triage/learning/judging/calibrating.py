@@ -85,8 +85,8 @@ class Fit:
 
     @property
     def local(self) -> bool:
-        """Whether every finding now rests on the labelled studies."""
-        return all(each.fitted for each in self.findings)
+        """Whether the probabilities of every finding now rest on the labelled studies."""
+        return self.calibration.kind != "none" and all(each.fitted for each in self.findings)
 
 
 def without_calibration(bundle: "Bundle") -> "Bundle":
@@ -230,7 +230,7 @@ def _unfit(draft: _Draft, method: str, name: str) -> str:
             f"isotonic calibration of {name} needs {EVENTS_FOR_ISOTONIC} images with and without"
             f" the finding; there are {int(draft.truth.sum())} and {int((~draft.truth).sum())}"
         )
-    if method == "platt" and rarer < EVENTS_FOR_PLATT:
+    if rarer < EVENTS_FOR_PLATT:
         return (
             f"{int(draft.truth.sum())} images with and {int((~draft.truth).sum())} without the"
             f" finding are too few to fit a calibration ({EVENTS_FOR_PLATT} of each are needed)"

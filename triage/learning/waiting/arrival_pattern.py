@@ -125,6 +125,13 @@ def read_arrivals(path: Path, *, zone: str) -> list[Recorded]:
 
     A time without an offset is one of the site's clock.
     """
+    try:
+        return _read(path, zone)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ArrivalError(f"{path} is no CSV in UTF-8") from error
+
+
+def _read(path: Path, zone: str) -> list[Recorded]:
     arrivals: list[Recorded] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)

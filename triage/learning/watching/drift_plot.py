@@ -73,7 +73,8 @@ def drift_plot(judgements: Sequence[Judgement]) -> bytes:
             if judgement is some[0]:
                 axes.set_title(title, fontsize=9)
         state = "drift" if judgement.drift else "as before"
-        row[0].set_ylabel(f"{judgement.group.name}\n{state}", fontsize=8)
+        # What a sender wrote is no formula, though it may hold dollar signs.
+        row[0].set_ylabel(f"{judgement.group.name}\n{state}", fontsize=8, parse_math=False)
     figure.suptitle(
         "Drift against the reference of each group; red squares: changed in this window",
         fontsize=10,
