@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, func, or_, select, update
 
+from triage.database.results import LITTLE_ENDIAN
 from triage.database.statements import insert_for, insert_id, update_row
 from triage.database.tables import Instance, ResultRow
 from triage.database.tables_history import HistoryMark
@@ -28,7 +29,6 @@ SETTLED_AFTER = timedelta(seconds=15)  # on PostgreSQL a lower number may still 
 MOST_GROUPS = 300  # of one bundle; a further device counts with all devices only
 NAME_CHARACTERS = 64  # of one part of a group's name
 ACCEPTED = "drift_accepted"  # the decision of a person
-LITTLE_ENDIAN = np.dtype("<f4")
 
 GroupKey = tuple[str, str, str, str]  # bundle digest, modality, body part, device
 
