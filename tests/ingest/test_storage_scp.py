@@ -184,12 +184,12 @@ def test_a_command_with_odd_identifiers_is_answered_and_the_association_goes_on(
         message.primitive_to_message(request)
         message.command_set.AffectedSOPInstanceUID = sop_instance_uid
         message.context_id = association.accepted_contexts[0].context_id
-        association._reactor_checkpoint.clear()  # or the sender's own loop takes the answer
+        # Kept still to the end, or the sender's own loop takes an answer.
+        association._reactor_checkpoint.clear()
         assert eventually(lambda: association._is_paused)
         for primitive in message.encode_msg(message.context_id, 16382):
             association.dul.send_pdu(primitive)
         _, answer = association.dimse.get_msg(block=True)
-        association._reactor_checkpoint.set()
         assert answer.Status == 0x0000  # this door takes everything
         assert association.send_c_store(ds).Status == 0x0000
     assert door.taken[0][1]["expected_sop_class_uid"] == sop_class_uid

@@ -49,7 +49,12 @@ from triage.database.types import time_text
 from triage.errors import DatabaseRejected, DatabaseUnavailable, RevisionError
 
 ROWS_AT_ONCE = 2000
-SCRATCH = ("PRAGMA journal_mode = MEMORY", "PRAGMA synchronous = OFF", "PRAGMA mmap_size = 0")
+SCRATCH = (
+    "PRAGMA journal_mode = MEMORY",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA mmap_size = 0",
+    "PRAGMA temp_store = MEMORY",  # a sort would leave rows in /var/tmp
+)
 LISTS = ("instances", "quarantine")  # the tables that name files
 ROOMS = (tables, tables_house, tables_history, tables_learning)  # so that METADATA has them
 METADATA = Base.metadata
