@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from triage.database.columns import documents, index, key, texts, times
+from triage.database.columns import documents, index, integers, key, refers, texts, times
 
 revision = "0003"
 down_revision = "0002"
@@ -21,18 +21,31 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("bundle_digest", "cache_scope", name="pk_model_scopes"),
     )
     op.create_table(
+        "drift_groups",
+        *key("drift_groups"),
+        *texts(*GROUP),
+        *integers("waiting", "blocks"),
+    )
+    index("uq_drift_groups_named", "drift_groups", *GROUP, unique=True)
+    op.create_table(
+        "drift_looks",
+        *refers("drift_looks", "group_id", "drift_groups"),
+        *refers("drift_looks", "result_id", "results"),
+        sa.PrimaryKeyConstraint("group_id", "result_id", name="pk_drift_looks"),
+    )
+    op.create_table(
         "drift_blocks",
         *key("drift_blocks"),
-        *texts(*GROUP),
-        *times("started_at"),
-        *times("ended_at", null=True),
-        *documents("result_ids", "figures"),
+        *refers("drift_blocks", "group_id", "drift_groups"),
+        *times("started_at", "ended_at"),
+        *documents("figures"),
         sa.Column("features", sa.LargeBinary(), nullable=False),
     )
-    index("ix_drift_blocks_group", "drift_blocks", *GROUP)
-    index("uq_drift_blocks_open", "drift_blocks", *GROUP, where="ended_at IS NULL", unique=True)
+    index("ix_drift_blocks_group_id", "drift_blocks", "group_id")
 
 
 def downgrade() -> None:
-    op.drop_table("drift_blocks")
-    op.drop_table("model_scopes")
+    for table in ("drift_blocks", "drift_looks", "drift_groups", "model_scopes"):
+        op.drop_table(table)
+    # What was counted is gone: the next upgrade counts from the beginning.
+    op.execute("DELETE FROM history_marks WHERE name = 'drift'")

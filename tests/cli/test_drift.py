@@ -59,9 +59,12 @@ def test_drift_is_shown_drawn_told_and_accepted(demonstration: Site) -> None:
     document = json.loads(told(site, "--json"))
     everyone, room = document["groups"]
     assert (everyone["group"], room["group"]) == ("CR/CHEST", "CR/CHEST/ROOM 1")
-    assert "embedding" in room["drift"]
+    assert "images" in room["drift"]
     assert len(room["windows"]) == 7
-    assert room["windows"][-1]["comparisons"]["embedding"]["p"] < 0.002
+    compared = room["windows"][-1]["comparisons"]
+    assert compared["images"]["p"] < 0.002
+    row = next(line for line in text.splitlines() if line.startswith("CR/CHEST/ROOM 1"))
+    assert f"{compared['bank']['size']:.3f}" in row
     late = json.loads(told(site, "--json", "--since", f"{BEGIN.date()}T23:59Z"))
     assert 0 < len(late["groups"][0]["windows"]) <= 7
     accepted = told(site, "--accept", "cr/chest")
@@ -83,8 +86,30 @@ def test_before_the_reference_is_complete_it_says_how_many_studies_it_needs(
     assert "nothing to draw" in ran.stderr
 
 
+def test_it_says_how_old_it_is_and_how_much_it_does_not_hold_yet(demonstration: Site) -> None:
+    site = demonstration
+    see(site, (300, 0.0))
+    text = " ".join(told(site).split())
+    assert "Counted up to the results of 2026-01-05 22:57:00Z" in text
+    assert "none is waiting" in text
+    database = open_database(site.config.database.url)
+    looks = Looks(db=database, bundle=load_bundle(BUNDLE, check_encoder=False), count=300)
+    looks.add(40)
+    database.dispose()
+    text = " ".join(told(site).split())
+    assert "40 results are not counted yet, the oldest" in text
+    assert "2,000 results every 60 s" in text  # they have waited for long
+    document = json.loads(told(site, "--json"))
+    assert (document["results_not_counted"], document["behind"]) == (40, True)
+    assert document["counted_to"] == "2026-01-05T22:57:00Z"
+    assert document["oldest_not_counted_at"] == "2026-01-05T23:00:00Z"
+    assert [each["studies_waiting"] for each in document["groups"]] == [0, 0]
+
+
 def test_where_nothing_was_looked_at_it_says_so(site: Site) -> None:
-    assert "Nothing to compare yet" in told(site)
+    text = told(site)
+    assert "Nothing to compare yet" in text
+    assert "No result is counted yet; none is waiting." in text
     assert json.loads(told(site, "--json"))["groups"] == []
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, event
 
 from tests.builders import make_arrival, make_ct_header
 from tests.database.conftest import Room
-from triage.database import arrivals, queue, worklist
+from triage.database import arrivals, drift_blocks, queue, worklist
 from triage.records import JobKind
 
 LONG_TABLES = ("studies", "series", "instances", "object_events", "jobs", "job_events", "results")
@@ -38,6 +38,10 @@ def test_the_work_of_the_day_uses_indices_only(sqlite_room: Room) -> None:
         worklist.refresh_due(connection, policies=room.policies, now=later)
         worklist.find_study(connection, "A1")
         assert list(arrivals.instance_paths(connection))
+        some = drift_blocks.uncounted(connection, now=later, limit=100)
+        assert some.first
+        assert drift_blocks.gather(connection, some)
+        assert drift_blocks.reached(connection).not_counted == 0
     assert len(statements) > 20
     with room.db.read() as connection:
         for statement, values in statements.items():

@@ -8,9 +8,11 @@ import pytest
 
 from tests.assurance import Evidence, requirement
 from tests.learning.drift_site import GROUP, block, embeddings, features
-from triage.learning.watching.drift import Block, Judgement, judge, summed, sustained
+from triage.learning.watching.drift import LEAST, Block, Judgement, judge, summed, sustained
 from triage.learning.watching.drift_plot import drift_plot
 from triage.learning.watching.drift_statistics import Cloud, cloud_of
+from triage.learning.watching.drift_words import FIGURES, Told, worst_first
+from triage.learning.watching.drift_words import told as in_words
 
 FEATURES = features()
 SIGNIFICANCE = 0.002  # the default of [drift]
@@ -59,7 +61,7 @@ def test_where_nothing_changes_there_is_nearly_never_an_alarm(evidence: Evidence
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"shift": 0.5}, {"embedding", "distance"}),  # brightness, a new detector
+        ({"shift": 0.5}, {"images", "distance"}),  # brightness, a new detector
         ({"score_shift": 1.0}, {"scores"}),
         ({"gate_rate": 0.15}, {"gate rate"}),
     ],
@@ -155,7 +157,7 @@ def test_without_embeddings_the_rest_is_still_compared() -> None:
     bare = [replace(each, cloud=None) for each in run((8, {}), (4, {"gate_rate": 0.2}), seed=11)]
     judged = told(bare, bank=bank())
     assert judged.drift == ("gate rate",)
-    assert "embedding" not in judged.windows[-1].comparisons
+    assert "images" not in judged.windows[-1].comparisons
 
 
 def test_blocks_add_up() -> None:
@@ -181,8 +183,28 @@ def test_a_group_is_named_by_kind_and_device(parts: tuple[str, str, str], name: 
     assert group.name == name
 
 
+def as_told(judgement: Judgement) -> Told:
+    return in_words(judgement, model="chest", waiting=0, window=200)
+
+
 @pytest.mark.parametrize("device", ["A$^$B", r"$\FRAC$"])
 def test_a_name_that_looks_like_a_formula_is_drawn_as_it_is(device: str) -> None:
     group = replace(GROUP, device=device)
-    drawn = drift_plot([replace(told(run((6, {}))), group=group)])
+    drawn = drift_plot([as_told(replace(told(run((6, {}))), group=group))], note="$x^$")
     assert drawn.startswith(b"\x89PNG")
+
+
+def test_a_group_stands_in_the_same_words_everywhere_and_the_worst_comes_first() -> None:
+    drifted = told(run((8, {}), (4, {"gate_rate": 0.2}), seed=11))
+    steady = as_told(replace(told(run((8, {}))), group=replace(GROUP, device="A")))
+    far = as_told(replace(steady.judgement, unlike_the_bank=True))
+    short = as_told(told(run((5, {}))))
+    assert as_told(drifted).words == "DRIFT: gate rate; other than before"
+    later = replace(drifted, windows=())  # `--since` after the last of them
+    assert as_told(later).words == as_told(drifted).words
+    assert (steady.words, far.words) == ("as before", "UNLIKE THE BANK of the model")
+    assert short.words == "100 more studies needed"
+    assert [each.words for each in worst_first([steady, far, as_told(drifted)])] == [
+        as_told(drifted).words, far.words, steady.words,
+    ]  # fmt: skip
+    assert set(FIGURES) == {*LEAST, "bank"}

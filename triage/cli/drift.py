@@ -1,18 +1,20 @@
 """`triage drift`: whether studies are still like those that the models were put into service on.
 
-Shows what the sweep of the role schedule has summed up, judged anew; with a plot, as JSON, or to
-accept a state as the new measure. Says in words what the figures mean.
+Shows what the sweep of the role schedule has summed up, judged anew, and how far it has come; with
+a plot, as JSON, or to accept a state as the new measure.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triage.cli.since import HELP, moment, since
 from triage.cli.table import Cell, Column, Screen, Style, cell, hanging, render, screen
-from triage.cli.text import instant
+from triage.cli.text import ago, counted, instant
 from triage.cli.verbs import (
     DONE,
     Verbs,
@@ -27,25 +29,30 @@ from triage.errors import PermanentError
 if TYPE_CHECKING:
     from triage.config import Config
     from triage.database.connection import Database
-    from triage.learning.watching.drift import Judgement, Window
+    from triage.database.drift_blocks import Reached
+    from triage.learning.watching.drift import Window
+    from triage.learning.watching.drift_words import Told
     from triage.operations.drift_watch import Watched
 
-SHORT = {
-    "embedding": "images",
-    "distance": "distance",
-    "scores": "scores",
-    "flag rate": "flag rate",
-    "gate rate": "gate rate",
-}
-LEGEND = (
-    "images, scores: how far from the reference (0 the same; images 0.1, scores 0.2 plain to see)."
-    " distance: mean distance to the model's bank. flagged, gated: share of studies in the last"
-    " window. ! changed in that window; drift is a change in two of the last three windows."
+BEHIND = timedelta(minutes=15)  # a result that waits longer is no matter of the next sweep
+MARKS = (
+    "! changed in that window; drift is a change in two of the last three windows without a common"
+    " study."
 )
-NEXT = (
-    "next: ask what has changed (device, protocol, patients) and look at some of its newest"
-    " studies; calibrate anew on them, or, if all is well, `triage drift --accept GROUP`."
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is shown: the groups, and how far counting had come `at` this time."""
+
+    groups: "Sequence[Told]"
+    reached: "Reached"
+    at: datetime
+
+    @property
+    def behind(self) -> bool:
+        oldest = self.reached.oldest_not_counted
+        return oldest is not None and self.at - oldest > BEHIND
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -75,15 +82,15 @@ def drift(arguments: argparse.Namespace) -> int:
         if arguments.accept is not None:
             return _accept(arguments, database, watched)
         begin = moment(arguments.since, zone=config.site.timezone, now=datetime.now(UTC))
-        found, waiting = _judged(database, config, watched, begin)
+        answer = _judged(database, config, watched, begin)
     if arguments.plot is not None:
         from triage.learning.watching.drift_plot import drift_plot
 
-        arguments.plot.write_bytes(drift_plot([judgement for judgement, _ in found]))
+        arguments.plot.write_bytes(drift_plot(answer.groups, note=age(answer)))
     if arguments.json:
-        print_json(_document(found, waiting, config, begin))
+        print_json(_document(answer, config, begin))
     else:
-        print(as_text(found, waiting, config, screen()))
+        print(as_text(answer, config, screen()))
         if arguments.plot is not None:
             print(f"\nDrawn: {arguments.plot}")
     return DONE
@@ -94,22 +101,30 @@ def _judged(
     config: "Config",
     watched: "dict[str, Watched]",
     begin: datetime | None,
-) -> "tuple[list[tuple[Judgement, str]], dict[Any, int]]":
-    """Return every group with its model's name, and the studies that wait in open blocks."""
+) -> Answer:
     from dataclasses import replace
 
-    from triage.database.drift_blocks import groups
+    from triage.database.drift_blocks import groups, reached
+    from triage.learning.watching.drift_words import told
     from triage.operations.drift_watch import group_of, judgements
 
+    settings = config.drift
     with database.read() as connection:
-        judged = judgements(connection, watched, significance=config.drift.significance)
+        judged = judgements(connection, watched, significance=settings.significance)
         waiting = {group_of(key): count for key, count in groups(connection, sorted(watched))}
+        far, at = reached(connection), database.now(connection)
     found = []
     for each in judged:
         windows = tuple(w for w in each.windows if begin is None or w.ended_at >= begin)
-        name = watched[each.group.bundle_digest].name
-        found.append((replace(each, windows=windows), name))
-    return found, waiting
+        found.append(
+            told(
+                replace(each, windows=windows),
+                model=watched[each.group.bundle_digest].name,
+                waiting=waiting.get(each.group, 0),
+                window=settings.window,
+            )
+        )
+    return Answer(groups=found, reached=far, at=at)
 
 
 def _accept(
@@ -147,124 +162,137 @@ def _accept(
 # --- telling
 
 
-def as_text(
-    found: "Sequence[tuple[Judgement, str]]",
-    waiting: "dict[Any, int]",
-    config: "Config",
-    on: Screen,
-) -> str:
+def age(answer: Answer) -> str:
+    """Say how old the answer is, and what it does not hold yet."""
+    reached = answer.reached
+    said = "No result is counted yet"
+    if reached.counted_to is not None:
+        when = ago(reached.counted_to, answer.at)
+        said = f"Counted up to the results of {instant(reached.counted_to)} ({when})"
+    if not reached.not_counted:
+        return f"{said}; none is waiting."
+    waiting = counted(reached.not_counted, "result is", "results are")
+    since = ago(reached.oldest_not_counted, answer.at)
+    return f"{said}; {waiting} not counted yet, the oldest {since}."
+
+
+def as_text(answer: Answer, config: "Config", on: Screen) -> str:
     """Return the tables, one for each model, what has drifted first."""
+    from triage.learning.watching.drift_words import LEGEND, NEXT_STEP, State, worst_first
+
     if not config.drift.enabled:
         return "\n".join(hanging("", "Switched off: [drift] enabled is false.", on))
-    if not found:
-        text = "Nothing to compare yet: no study was looked at by a model that serves now."
-        return "\n".join(hanging("", text, on))
-    parts = []
-    for name in sorted({name for _, name in found}):
-        mine = [judgement for judgement, model in found if model == name]
-        mine.sort(key=lambda each: (not each.drift, not each.unlike_the_bank, each.group.name))
+    parts = ["\n".join(_age_lines(answer, on))]
+    if not answer.groups:
+        text = "Nothing to compare yet: no look of a model that serves now is counted."
+        return "\n\n".join([*parts, "\n".join(hanging("", text, on))])
+    for name in sorted({each.model for each in answer.groups}):
+        mine = worst_first(each for each in answer.groups if each.model == name)
         title = hanging("", f"Model {name}", on, Style.STRONG)
-        parts.append("\n".join([*title, _table(mine, waiting, config.drift.window, on)]))
-    parts.append("\n".join(hanging("", LEGEND, on, Style.FAINT)))
-    if any(judgement.drift or judgement.unlike_the_bank for judgement, _ in found):
-        parts.append("\n".join(hanging("", NEXT, on)))
+        parts.append("\n".join([*title, _table(mine, on)]))
+    legend = f"Of the last window: {LEGEND} {MARKS}"
+    parts.append("\n".join(hanging("", legend, on, Style.FAINT)))
+    if any(each.state in (State.DRIFT, State.UNLIKE_THE_BANK) for each in answer.groups):
+        parts.append("\n".join(hanging("next: ", NEXT_STEP, on)))
     return "\n\n".join(parts)
 
 
-def _table(
-    judged: "Sequence[Judgement]", waiting: "dict[Any, int]", window: int, on: Screen
-) -> str:
+def _age_lines(answer: Answer, on: Screen) -> list[str]:
+    from triage.operations.drift_watch import EVERY_S, RESULTS_A_SWEEP
+
+    if not answer.behind:
+        return hanging("", age(answer), on)
+    pace = f"{RESULTS_A_SWEEP:,} results every {EVERY_S:g} s"
+    step = f"the role schedule counts up to {pace}; if they do not become fewer, `triage status`."
+    return [*hanging("", age(answer), on, Style.WARNING), *hanging("next: ", step, on)]
+
+
+def _table(groups: "Sequence[Told]", on: Screen) -> str:
+    from triage.learning.watching.drift_words import FIGURES
+
     columns = [
-        Column(title="group", share=2),
-        *(
-            Column(title=title, right=True)
-            for title in ("images", "distance", "scores", "flagged", "gated")
-        ),
-        Column(title="last window", share=1),
+        Column(title="group", share=1),
+        *(Column(title=name, right=True) for name in FIGURES),
     ]
-    rows = [_row(each) for each in judged]
-    notes = [cell(*state(each, waiting.get(each.group, 0), window)) for each in judged]
-    return render(columns, rows, on, notes=notes)
+    notes = [cell(_state(each), _style(each)) for each in groups]
+    return render(columns, [_row(each) for each in groups], on, notes=notes)
 
 
-def _row(judgement: "Judgement") -> list[Cell]:
-    name = cell(judgement.group.name, Style.STRONG)
-    if not judgement.windows:
-        return [name, *(cell("-") for _ in range(6))]
-    last = judgement.windows[-1]
-    return [
-        name,
-        _figure(last, "embedding", _size(last, "embedding")),
-        _figure(last, "distance", f"{last.distance:.3f}"),
-        _figure(last, "scores", _size(last, "scores")),
-        _figure(last, "flag rate", f"{last.flag_rate:.1%}"),
-        _figure(last, "gate rate", f"{last.gate_rate:.1%}"),
-        cell(instant(last.ended_at)),
-    ]
+def _row(each: "Told") -> list[Cell]:
+    from triage.learning.watching.drift_words import FIGURES
+
+    windows = each.judgement.windows
+    figures = [_figure(windows[-1], name) if windows else cell("-") for name in FIGURES]
+    return [cell(each.judgement.group.name, Style.STRONG), *figures]
 
 
-def state(judgement: "Judgement", waiting: int, window: int) -> tuple[str, Style]:
-    """Return how a group stands, in words that need no legend."""
-    if judgement.drift:
-        changed = ", ".join(SHORT[name] for name in judgement.drift)
-        against = judgement.windows[-1].reference if judgement.windows else "own"
-        than = "all devices" if against == "all devices" else "before"
-        return f"DRIFT: {changed}; other than {than}", Style.ALARM
-    if judgement.unlike_the_bank:
-        return "UNLIKE THE BANK of the model", Style.ALARM
-    if judgement.missing_blocks:
-        needed = judgement.missing_blocks * window // 2
-        return f"{max(1, needed - waiting)} more studies needed", Style.PLAIN
-    if judgement.windows and judgement.windows[-1].changed:
-        changed = ", ".join(sorted(SHORT[name] for name in judgement.windows[-1].changed))
-        return f"last window changed: {changed}", Style.WARNING
-    return "as before", Style.GOOD
+def _figure(window: "Window", name: str) -> Cell:
+    from triage.learning.watching.drift_words import figure_of
 
-
-def _size(window: "Window", name: str) -> str:
-    return f"{window.comparisons[name].size:.3f}" if name in window.comparisons else "-"
-
-
-def _figure(window: "Window", name: str, text: str) -> Cell:
-    changed = name in window.changed
+    figure, changed = figure_of(window, name), name in window.changed
+    if figure is None:
+        return cell("-")
+    text = f"{figure:.1%}" if name.endswith("rate") else f"{figure:.3f}"
     return cell(f"{text}!" if changed else text, Style.ALARM if changed else Style.PLAIN)
 
 
-def _document(
-    found: "Sequence[tuple[Judgement, str]]",
-    waiting: "dict[Any, int]",
-    config: "Config",
-    begin: datetime | None,
-) -> dict[str, Any]:
+def _state(each: "Told") -> str:
+    windows = each.judgement.windows
+    if not windows:
+        return each.words
+    return f"{each.words} (last window to {instant(windows[-1].ended_at)})"
+
+
+def _style(each: "Told") -> Style:
+    from triage.learning.watching.drift_words import State
+
+    return {
+        State.DRIFT: Style.ALARM,
+        State.UNLIKE_THE_BANK: Style.ALARM,
+        State.NOT_YET: Style.PLAIN,
+        State.CHANGED: Style.WARNING,
+        State.AS_BEFORE: Style.GOOD,
+    }[each.state]
+
+
+def _document(answer: Answer, config: "Config", begin: datetime | None) -> dict[str, Any]:
     settings = config.drift
     return {
         "since": begin,
         "enabled": settings.enabled,
         "window": settings.window,
         "significance": settings.significance,
-        "groups": [
-            {
-                "model": name,
-                "bundle_digest": judgement.group.bundle_digest,
-                "group": judgement.group.name,
-                "modality": judgement.group.modality,
-                "body_part_examined": judgement.group.body_part_examined,
-                "device": judgement.group.device,
-                "drift": list(judgement.drift),
-                "unlike_the_bank": judgement.unlike_the_bank,
-                "studies_needed": max(
-                    0,
-                    judgement.missing_blocks * settings.window // 2
-                    - waiting.get(judgement.group, 0),
-                ),
-                "windows": [_window(window) for window in judgement.windows],
-            }
-            for judgement, name in found
-        ],
+        "at": answer.at,
+        "counted_to": answer.reached.counted_to,
+        "results_not_counted": answer.reached.not_counted,
+        "oldest_not_counted_at": answer.reached.oldest_not_counted,
+        "behind": answer.behind,
+        "groups": [_group(each) for each in answer.groups],
+    }
+
+
+def _group(each: "Told") -> dict[str, Any]:
+    judgement = each.judgement
+    group = judgement.group
+    return {
+        "model": each.model,
+        "bundle_digest": group.bundle_digest,
+        "group": group.name,
+        "modality": group.modality,
+        "body_part_examined": group.body_part_examined,
+        "device": group.device,
+        "drift": list(judgement.drift),
+        "unlike_the_bank": judgement.unlike_the_bank,
+        "studies_waiting": each.waiting,
+        "studies_needed": each.needed,
+        "windows": [_window(window) for window in judgement.windows],
     }
 
 
 def _window(window: "Window") -> dict[str, Any]:
+    compared = dict(window.comparisons)
+    if window.bank is not None:
+        compared["bank"] = window.bank
     return {
         "ended_at": window.ended_at,
         "studies": window.studies,
@@ -273,9 +301,9 @@ def _window(window: "Window") -> dict[str, Any]:
         "flag_rate": window.flag_rate,
         "gate_rate": window.gate_rate,
         "distance": window.distance,
-        "bank": None if window.bank is None else {"p": window.bank.p, "size": window.bank.size},
         "comparisons": {
-            name: {"p": said.p, "size": said.size}
-            for name, said in sorted(window.comparisons.items())
+            # Without any spread a difference has no size.
+            name: {"p": said.p, "size": said.size if math.isfinite(said.size) else None}
+            for name, said in sorted(compared.items())
         },
     }

@@ -1,12 +1,13 @@
-"""Blocks of studies for drift: results are gathered by group, full blocks are summed up.
+"""Blocks of studies for drift: results are counted by group, full blocks are summed up.
 
 A sweep goes through `results` in the order of their numbers, from where it last stopped. The first
 look of a served bundle at a study counts, once for its device and once for all devices; what is
 looked at again later does not. The device is Station Name, else the AE title that sent it: the
-manufacturer is not kept. Knows no statistics: `operations.drift_watch` sums up.
+manufacturer is not kept. A look is one row until its block is summed up, so what is written follows
+from what is new. Knows no statistics: `operations.drift_watch` sums up.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, Select, delete, func, or_, select, update
 
 from triage.database.results import LITTLE_ENDIAN
-from triage.database.statements import insert_for, insert_id, update_row
+from triage.database.statements import insert_for, insert_id, insert_row, insert_rows
 from triage.database.tables import Instance, ResultRow
 from triage.database.tables_history import HistoryMark
 from triage.database.tables_house import Alarm, Event
-from triage.database.tables_learning import DriftBlock
+from triage.database.tables_learning import DriftBlock, DriftGroup, DriftLook
 from triage.records import AlarmCode, Analysis, Mode, Subject
 
 MARK = "drift"
@@ -42,7 +43,6 @@ class FirstLook:
     modality: str
     body_part_examined: str
     device: str
-    at: datetime
 
     @property
     def groups(self) -> tuple[GroupKey, ...]:
@@ -57,13 +57,31 @@ class Looks:
 
     after: int  # the mark as it was found
     last: int  # the mark as it shall be
+    read: int
     first: tuple[FirstLook, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullGroup:
+    """A group with a block to be summed up, as it was found."""
+
+    group_id: int
+    key: GroupKey
+    blocks: int  # summed up before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How far counting has come. Times are those at which the results were written."""
+
+    counted_to: datetime | None  # None: nothing was counted
+    not_counted: int  # results, of which not all are first looks
+    oldest_not_counted: datetime | None
 
 
 def uncounted(connection: Connection, *, now: datetime, limit: int) -> Looks:
     """Return the next settled results, at most `limit`, reduced to first looks at studies."""
-    marked = select(HistoryMark.event_id).where(HistoryMark.name == MARK)
-    after = connection.execute(marked).scalar_one_or_none() or 0
+    after = _marked(connection)
     r = ResultRow
     rows = connection.execute(
         select(
@@ -86,12 +104,27 @@ def uncounted(connection: Connection, *, now: datetime, limit: int) -> Looks:
     return Looks(
         after=after,
         last=rows[-1].id if rows else after,
+        read=len(rows),
         first=tuple(_first_looks(connection, first)),
     )
 
 
+def reached(connection: Connection) -> Reached:
+    """Return how far counting has come and what waits; reads an entry for each that waits."""
+    mark = _marked(connection)
+    r = ResultRow
+    last = select(r.created_at).where(r.id <= mark).order_by(r.id.desc()).limit(1)
+    oldest = select(r.created_at).where(r.id > mark).order_by(r.id).limit(1)
+    waiting = select(func.count()).select_from(r).where(r.id > mark)
+    return Reached(
+        counted_to=connection.execute(last).scalar_one_or_none(),
+        not_counted=connection.execute(waiting).scalar_one(),
+        oldest_not_counted=connection.execute(oldest).scalar_one_or_none(),
+    )
+
+
 def gather(connection: Connection, some: Looks, *, most_groups: int = MOST_GROUPS) -> bool:
-    """Add first looks to the open blocks of their groups; False where another was quicker."""
+    """Write first looks down for their groups; False where another was quicker."""
     begun = insert_for(connection, HistoryMark).values(name=MARK, event_id=0)
     connection.execute(begun.on_conflict_do_nothing(index_elements=["name"]))
     moved = connection.execute(
@@ -101,96 +134,111 @@ def gather(connection: Connection, some: Looks, *, most_groups: int = MOST_GROUP
     )
     if not moved.rowcount:
         return False
-    by_group: dict[GroupKey, list[FirstLook]] = defaultdict(list)
+    by_group: dict[GroupKey, list[int]] = defaultdict(list)
     for look in some.first:
-        for group in look.groups:
-            by_group[group].append(look)
-    known = _groups_of(connection, {look.bundle_digest for look in some.first})
-    for group, looks in sorted(by_group.items()):
-        if group[3] and group not in known and len(known) >= most_groups:
-            continue
-        known.add(group)
-        _append(connection, group, looks)
+        for key in look.groups:
+            by_group[key].append(look.result_id)
+    known = _numbers(connection, {look.bundle_digest for look in some.first})
+    held = Counter(digest for digest, *_ in known)
+    rows = []
+    for key, result_ids in sorted(by_group.items()):
+        if key not in known:
+            if key[3] and held[key[0]] >= most_groups:
+                continue
+            known[key] = _new_group(connection, key)
+            held[key[0]] += 1
+        rows += [{"group_id": known[key], "result_id": each} for each in result_ids]
+        _add(connection, known[key], waiting=len(result_ids))
+    insert_rows(connection, DriftLook, rows)
     return True
 
 
-def full_blocks(connection: Connection, *, block: int, limit: int) -> list[Any]:
-    """Return open blocks that have `block` studies or more: id, group and `result_ids`."""
-    b = DriftBlock
-    rows = connection.execute(
-        select(b.id, b.bundle_digest, b.modality, b.body_part_examined, b.device, b.result_ids)
-        .where(b.ended_at.is_(None))
-        .order_by(b.id)
-    )
-    return [row for row in rows if len(row.result_ids) >= block][:limit]
+def full_group(connection: Connection, *, block: int) -> FullGroup | None:
+    """Return a group of which `block` studies wait, if there is one."""
+    g = DriftGroup
+    row = connection.execute(
+        select(g.id, g.bundle_digest, g.modality, g.body_part_examined, g.device, g.blocks)
+        .where(g.waiting >= block)
+        .order_by(g.id)
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    return FullGroup(group_id=row.id, key=(row[1], row[2], row[3], row[4]), blocks=row.blocks)
 
 
-def looks_of(connection: Connection, result_ids: Sequence[int]) -> list[Any]:
-    """Return what was said: analysis, findings, distance, embedding_keys and created_at."""
-    r = ResultRow
+def looks_of(connection: Connection, group: FullGroup, *, block: int) -> list[Any]:
+    """Return what was said of the first `block` studies that wait, in the order of counting.
+
+    Each with id, subject, analysis, findings, distance, embedding_keys and created_at.
+    """
+    r, waits = ResultRow, DriftLook
     return list(
         connection.execute(
             select(
                 r.id, r.subject, r.analysis, r.findings, r.distance, r.embedding_keys, r.created_at
             )
-            .where(r.id.in_(result_ids))
-            .order_by(r.id)
+            .join(waits, waits.result_id == r.id)
+            .where(waits.group_id == group.group_id)
+            .order_by(waits.result_id)
+            .limit(block)
         )
     )
 
 
 def close_block(
     connection: Connection,
-    row: Any,
+    group: FullGroup,
+    looks: Sequence[Any],
     *,
     figures: Mapping[str, Any],
     features: NDArray[np.float32] | None,
-    taken: int,
-    ended_at: datetime,
-    next_at: datetime | None,
 ) -> bool:
-    """Keep the sums of a full block's first `taken` results; the others begin the next one.
-
-    False where another sweep has been quicker.
-    """
-    b = DriftBlock
-    data = b"" if features is None else np.ascontiguousarray(features, LITTLE_ENDIAN).tobytes()
-    closed = connection.execute(
-        update(b)
-        .where(b.id == row.id, b.ended_at.is_(None))
-        .values(figures=dict(figures), features=data, result_ids=[], ended_at=ended_at)
+    """Keep the sums of these looks in their place; False where another sweep has been quicker."""
+    g, waits = DriftGroup, DriftLook
+    taken = connection.execute(
+        update(g)
+        .where(g.id == group.group_id, g.blocks == group.blocks)
+        .values(blocks=g.blocks + 1, waiting=g.waiting - len(looks))
     )
-    if not closed.rowcount:
+    if not taken.rowcount:
         return False
-    if left := row.result_ids[taken:]:
-        _open(connection, tuple(row[1:5]), left, started_at=next_at or ended_at)
+    connection.execute(
+        delete(waits).where(
+            waits.group_id == group.group_id,
+            waits.result_id.between(looks[0].id, looks[-1].id),
+        )
+    )
+    data = b"" if features is None else np.ascontiguousarray(features, LITTLE_ENDIAN).tobytes()
+    insert_row(
+        connection,
+        DriftBlock,
+        group_id=group.group_id,
+        started_at=looks[0].created_at,
+        ended_at=looks[-1].created_at,
+        figures=dict(figures),
+        features=data,
+    )
     return True
 
 
 def closed_blocks(
     connection: Connection,
-    group: GroupKey,
+    key: GroupKey,
     *,
     since: datetime | None,
     first: int | None = None,
     last: int | None = None,
 ) -> list[Any]:
-    """Return closed blocks of a group that began after `since`, oldest first.
+    """Return blocks of a group that began after `since`, oldest first.
 
     With `first` and `last`: so many from the beginning and so many from the end.
     """
     b = DriftBlock
-    digest, modality, body_part, device = group
-    wanted = (
-        select(b.id, b.started_at, b.ended_at, b.figures, b.features)
-        .where(
-            b.bundle_digest == digest,
-            b.modality == modality,
-            b.body_part_examined == body_part,
-            b.device == device,
-            b.ended_at.is_not(None),
-        )
-    )  # fmt: skip
+    number = _group(key).scalar_subquery()
+    wanted = select(b.id, b.started_at, b.ended_at, b.figures, b.features).where(
+        b.group_id == number
+    )
     if since is not None:
         wanted = wanted.where(b.started_at > since)
     if first is None or last is None:
@@ -201,21 +249,14 @@ def closed_blocks(
 
 
 def groups(connection: Connection, bundle_digests: Sequence[str]) -> list[tuple[GroupKey, int]]:
-    """Return each group of these bundles with the studies that wait in its open block."""
-    b = DriftBlock
+    """Return each group of these bundles with the studies that wait for its next block."""
+    g = DriftGroup
     rows = connection.execute(
-        select(b.bundle_digest, b.modality, b.body_part_examined, b.device)
-        .where(b.bundle_digest.in_(bundle_digests))
-        .distinct()
-    )
-    keys = sorted((row[0], row[1], row[2], row[3]) for row in rows)
-    open_ones = connection.execute(
-        select(b.bundle_digest, b.modality, b.body_part_examined, b.device, b.result_ids).where(
-            b.ended_at.is_(None), b.bundle_digest.in_(bundle_digests)
+        select(g.bundle_digest, g.modality, g.body_part_examined, g.device, g.waiting).where(
+            g.bundle_digest.in_(bundle_digests)
         )
     )
-    waiting = {(row[0], row[1], row[2], row[3]): len(row.result_ids) for row in open_ones}
-    return [(key, waiting.get(key, 0)) for key in keys]
+    return sorted(((row[0], row[1], row[2], row[3]), row.waiting) for row in rows)
 
 
 def accepted_at(connection: Connection) -> dict[GroupKey, datetime]:
@@ -246,6 +287,11 @@ def open_alarms(connection: Connection) -> dict[str, str]:
 
 
 # --- rows
+
+
+def _marked(connection: Connection) -> int:
+    marked = select(HistoryMark.event_id).where(HistoryMark.name == MARK)
+    return connection.execute(marked).scalar_one_or_none() or 0
 
 
 def _judged(analysis: str, distance: float | None) -> bool:
@@ -292,7 +338,6 @@ def _first_looks(connection: Connection, rows: Sequence[Any]) -> list[FirstLook]
                 modality=_name(header.get("modality", "")),
                 body_part_examined=_name(header.get("body_part_examined", "")),
                 device=_name(header.get("station_name", "") or held.sender_ae_title),
-                at=row.created_at,
             )
         )
     return looks
@@ -304,43 +349,41 @@ def _name(text: str) -> str:
     return " ".join(shown.split())[:NAME_CHARACTERS]
 
 
-def _groups_of(connection: Connection, digests: set[str]) -> set[GroupKey]:
-    return {key for key, _ in groups(connection, sorted(digests))}
+def _group(key: GroupKey) -> Select[int]:
+    g = DriftGroup
+    digest, modality, body_part, device = key
+    return select(g.id).where(
+        g.bundle_digest == digest,
+        g.modality == modality,
+        g.body_part_examined == body_part,
+        g.device == device,
+    )
 
 
-def _append(connection: Connection, group: GroupKey, looks: Sequence[FirstLook]) -> None:
-    b = DriftBlock
-    digest, modality, body_part, device = group
-    row = connection.execute(
-        select(b.id, b.result_ids).where(
-            b.bundle_digest == digest,
-            b.modality == modality,
-            b.body_part_examined == body_part,
-            b.device == device,
-            b.ended_at.is_(None),
+def _numbers(connection: Connection, digests: set[str]) -> dict[GroupKey, int]:
+    g = DriftGroup
+    rows = connection.execute(
+        select(g.bundle_digest, g.modality, g.body_part_examined, g.device, g.id).where(
+            g.bundle_digest.in_(sorted(digests))
         )
-    ).first()
-    added = [look.result_id for look in looks]
-    if row is None:
-        _open(connection, group, added, started_at=looks[0].at)
-    else:
-        update_row(connection, b, row.id, result_ids=[*row.result_ids, *added])
+    )
+    return {(row[0], row[1], row[2], row[3]): row.id for row in rows}
 
 
-def _open(
-    connection: Connection, group: GroupKey, result_ids: Sequence[int], *, started_at: datetime
-) -> None:
-    digest, modality, body_part, device = group
-    insert_id(
+def _new_group(connection: Connection, key: GroupKey) -> int:
+    digest, modality, body_part, device = key
+    return insert_id(
         connection,
-        DriftBlock,
+        DriftGroup,
         bundle_digest=digest,
         modality=modality,
         body_part_examined=body_part,
         device=device,
-        started_at=started_at,
-        ended_at=None,
-        result_ids=list(result_ids),
-        figures={},
-        features=b"",
+        waiting=0,
+        blocks=0,
     )
+
+
+def _add(connection: Connection, group_id: int, *, waiting: int) -> None:
+    g = DriftGroup
+    connection.execute(update(g).where(g.id == group_id).values(waiting=g.waiting + waiting))

@@ -30,7 +30,6 @@ DOCUMENTS = frozenset(
         "models",
         "modalities_in_study",
         "person_priority_findings",
-        "result_ids",
     }
 )
 FLAGS = frozenset({"current", "not_for_clinical_use", "too_old", "two_patients"})

@@ -1,13 +1,13 @@
 """The tables for learning from what was seen: what made the embeddings, and drift in blocks.
 
-Sums over many studies and nothing of a single one, so they outlive the images (DESIGN section 4,
-"Retention").
+Closed blocks are sums over many studies and nothing of a single one, so they outlive the images
+(DESIGN section 4, "Retention").
 """
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, text
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from triage.database.base import Base, Key
@@ -25,21 +25,18 @@ class ModelScope(Base):
     first_at: Mapped[datetime]
 
 
-class DriftBlock(Base):
-    """Studies of one group in the order in which they were looked at; open until it is full."""
+class DriftGroup(Base):
+    """Whose studies are counted together (`learning.watching.drift.Group`)."""
 
-    __tablename__ = "drift_blocks"
+    __tablename__ = "drift_groups"
     __table_args__ = (
-        Index("ix_drift_blocks_group", "bundle_digest", "modality", "body_part_examined", "device"),
         Index(
-            "uq_drift_blocks_open",
+            "uq_drift_groups_named",
             "bundle_digest",
             "modality",
             "body_part_examined",
             "device",
             unique=True,
-            sqlite_where=text("ended_at IS NULL"),
-            postgresql_where=text("ended_at IS NULL"),
         ),
     )
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -47,8 +44,26 @@ class DriftBlock(Base):
     modality: Mapped[str]
     body_part_examined: Mapped[str]
     device: Mapped[str]  # empty: all devices together
+    waiting: Mapped[int]  # its rows in `drift_looks`
+    blocks: Mapped[int]  # its rows in `drift_blocks`
+
+
+class DriftLook(Base):
+    """A counted look at a study that no block has summed up yet."""
+
+    __tablename__ = "drift_looks"
+    group_id: Mapped[int] = mapped_column(Key, ForeignKey("drift_groups.id"), primary_key=True)
+    result_id: Mapped[int] = mapped_column(Key, ForeignKey("results.id"), primary_key=True)
+
+
+class DriftBlock(Base):
+    """Studies of one group, in the order in which they were looked at, summed up."""
+
+    __tablename__ = "drift_blocks"
+    __table_args__ = (Index("ix_drift_blocks_group_id", "group_id"),)
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    group_id: Mapped[int] = mapped_column(Key, ForeignKey("drift_groups.id"))
     started_at: Mapped[datetime]
-    ended_at: Mapped[datetime | None]  # null: still filling
-    result_ids: Mapped[list[Any]]  # while it is open
-    figures: Mapped[dict[str, Any]]  # of a closed one
+    ended_at: Mapped[datetime]
+    figures: Mapped[dict[str, Any]]
     features: Mapped[bytes]  # mean of the random features, float32 little endian; may be empty

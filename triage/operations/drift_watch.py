@@ -1,12 +1,14 @@
 """The sweep that watches for drift, and its alarms in `status`.
 
-It reads what was said and the embeddings, never a pixel. A sweep reads at most RESULTS_A_SWEEP
-results and sums up at most BLOCKS_A_SWEEP blocks, each with as many embeddings as half a window has
-studies; groups are judged when one of their blocks has closed, from ten blocks each. Beside that
-it holds, for each served bundle, the random features and not the bank. numpy only.
+It reads what was said and the embeddings, never a pixel. A sweep counts at most RESULTS_A_SWEEP
+results and sums up about as many studies as those can be counted for; nothing is counted while a
+full block waits, so that after an outage no group holds more than a block and a page. Each page and
+each block is a short transaction of its own. Groups are judged when one of their blocks has closed,
+from ten blocks each. Beside that it holds, for each served bundle, the random features and not the
+bank. numpy only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from triage.learning.watching.drift_statistics import (
     random_features,
     score_bin,
 )
+from triage.learning.watching.drift_words import NEXT_STEP, message_of
 from triage.operations.sweeps import Sweep
 from triage.records import AlarmCode, Analysis, Mode, Subject
 from triage.worker.serving import configured_models
@@ -47,13 +50,10 @@ from triage.worker.serving import configured_models
 log = structlog.get_logger(__name__)
 
 EVERY_S = 60.0
+RESULTS_A_PAGE = 500  # counted in one transaction
 RESULTS_A_SWEEP = 2_000
-BLOCKS_A_SWEEP = 20
+STUDIES_A_SWEEP = 2 * RESULTS_A_SWEEP  # summed up: each counts for its device and for all
 LEAST_EMBEDDINGS = 20  # of a block, for a comparison of its embeddings
-NEXT_STEP = (
-    "See `triage drift`: ask what has changed (device, protocol, patients) and look at some of its"
-    " newest studies. Calibrate anew on them, or `triage drift --accept GROUP` if all is well."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +72,21 @@ class DriftWatch:
         self._db = db
         self._config = config
         self._watched: dict[str, Watched] | None = None
-        self._judged_all = False
+        self._to_judge: set[Group] | None = None  # None: all, after a start
 
     def run(self) -> int:
         """Do one sweep; returns how many blocks were closed. Raises TransientError."""
         if self._watched is None:
             self._watched = watched_bundles(self._config)
-        count_looks(self._db)
-        closed = close_blocks(self._db, self._watched, block=self._config.drift.window // 2)
-        if closed or not self._judged_all:
-            changed = None if not self._judged_all else set(closed)
-            self._tell(changed)
-            self._judged_all = True
-        return len(closed)
+        closed = 0
+        for group in catch_up(self._db, self._watched, block=self._config.drift.window // 2):
+            closed += 1
+            if self._to_judge is not None:
+                self._to_judge.add(group)
+        if self._to_judge is None or self._to_judge:
+            self._tell(self._to_judge)
+            self._to_judge = set()
+        return closed
 
     def _tell(self, changed: set[Group] | None) -> None:
         watched = self._watched or {}
@@ -119,7 +121,7 @@ class DriftWatch:
                     code=AlarmCode.DRIFT,
                     subject=subject,
                     message=message,
-                    next_step=NEXT_STEP,
+                    next_step=f"See `triage drift`. {NEXT_STEP}",
                     now=now,
                 )
 
@@ -168,8 +170,21 @@ def watch(directory: Path) -> tuple[str, Watched]:
 # --- counting and summing up
 
 
-def count_looks(db: Database, *, limit: int = RESULTS_A_SWEEP) -> int:
-    """Put new first looks into the open blocks; returns how many results were read."""
+def catch_up(db: Database, watched: Mapping[str, Watched], *, block: int) -> Iterator[Group]:
+    """Do one sweep's share of summing up and counting; give the group of each closed block."""
+    read = summed_up = 0
+    while summed_up < STUDIES_A_SWEEP:
+        if (group := close_next(db, watched, block=block)) is not None:
+            summed_up += block
+            yield group
+        elif read < RESULTS_A_SWEEP and (more := count_looks(db)):
+            read += more
+        else:
+            return
+
+
+def count_looks(db: Database, *, limit: int = RESULTS_A_PAGE) -> int:
+    """Count a page of results; returns how many were read."""
     with db.read() as connection:
         now = db.now(connection)
         some = drift_blocks.uncounted(connection, now=now, limit=limit)
@@ -177,38 +192,22 @@ def count_looks(db: Database, *, limit: int = RESULTS_A_SWEEP) -> int:
         return 0
     with db.write() as connection:
         drift_blocks.gather(connection, some)
-    return some.last - some.after
+    return some.read
 
 
-def close_blocks(
-    db: Database, watched: Mapping[str, Watched], *, block: int, limit: int = BLOCKS_A_SWEEP
-) -> list[Group]:
-    """Sum up full blocks, at most `limit`; returns their groups."""
-    closed: list[Group] = []
-    while len(closed) < limit:
-        with db.read() as connection:
-            full = drift_blocks.full_blocks(connection, block=block, limit=1)
-            if not full:
-                break
-            row = full[0]
-            looks = drift_blocks.looks_of(connection, row.result_ids[: block + 1])
-            summed_up = [look for look in looks if look.id in set(row.result_ids[:block])]
-            vectors = _vectors(connection, summed_up)
-        figures, features = sums(summed_up, vectors, watched.get(row.bundle_digest))
-        following = [look.created_at for look in looks if look not in summed_up]
-        with db.write() as connection:
-            done = drift_blocks.close_block(
-                connection,
-                row,
-                figures=figures,
-                features=features,
-                taken=block,
-                ended_at=summed_up[-1].created_at,
-                next_at=following[0] if following else None,
-            )
-        if done:
-            closed.append(group_of((*row[1:5],)))
-    return closed
+def close_next(db: Database, watched: Mapping[str, Watched], *, block: int) -> Group | None:
+    """Sum up a full block, if there is one; returns its group."""
+    with db.read() as connection:
+        full = drift_blocks.full_group(connection, block=block)
+        if full is None:
+            return None
+        looks = drift_blocks.looks_of(connection, full, block=block)
+        vectors = _vectors(connection, looks)
+    group = group_of(full.key)
+    figures, features = sums(looks, vectors, watched.get(group.bundle_digest))
+    with db.write() as connection:
+        done = drift_blocks.close_block(connection, full, looks, figures=figures, features=features)
+    return group if done else None
 
 
 def _vectors(connection: Connection, looks: Sequence[Any]) -> list[NDArray[np.float32]]:
@@ -326,22 +325,3 @@ def group_of(key: drift_blocks.GroupKey) -> Group:
 
 def _key(group: Group) -> drift_blocks.GroupKey:
     return (group.bundle_digest, group.modality, group.body_part_examined, group.device)
-
-
-def message_of(judgement: Judgement, model: str) -> str:
-    """Say in plain words what has changed for this model; no figures: they change each day."""
-    parts = [_in_words(name, judgement) for name in judgement.drift]
-    if judgement.unlike_the_bank:
-        parts.append("the images are plainly unlike those that the model was made with")
-    return f"Drift, model {model}, {judgement.group.name}: {'; '.join(parts)}."
-
-
-def _in_words(name: str, judgement: Judgement) -> str:
-    whose = "those of all devices" if judgement.windows[-1].reference == "all devices" else "before"
-    return {
-        "embedding": f"the images look different than {whose}",
-        "distance": f"their distance to the model's bank is another than {whose}",
-        "scores": f"the scores are distributed differently than {whose}",
-        "flag rate": f"the share that is flagged is another than {whose}",
-        "gate rate": f"the share that the gate keeps from the model is another than {whose}",
-    }[name]

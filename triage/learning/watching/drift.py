@@ -38,7 +38,7 @@ SUSTAINED: Final = 2  # of them that must have changed
 RECENT_BLOCKS: Final = WINDOW_BLOCKS * RECENT  # all that the present is judged by
 # Differences below these are chance or of no weight, however many studies show them.
 LEAST: Final[Mapping[str, float]] = {
-    "embedding": 0.02,  # MMD^2 over the spread of the reference
+    "images": 0.02,  # MMD^2 over the spread of the reference
     "distance": 0.4,  # standard deviations
     "scores": 0.1,  # population stability index
     "flag rate": 0.03,
@@ -143,7 +143,7 @@ def compare(window: Block, reference: Block) -> dict[str, Comparison]:
         "scores": _least_alike(window, reference),
     }
     if window.cloud is not None and reference.cloud is not None:
-        told["embedding"] = compare_clouds(window.cloud, reference.cloud)
+        told["images"] = compare_clouds(window.cloud, reference.cloud)
     return told
 
 

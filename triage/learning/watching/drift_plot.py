@@ -1,55 +1,52 @@
-"""Drift over time as one PNG: a row for each group, a column for each comparison.
+"""Drift over time as one PNG: a row for each group, a column for each figure.
 
 What has changed in a window is marked by shape and colour. Drawn on matplotlib's Agg canvas alone:
 no display, no state between figures.
 """
 
 import io
-from collections.abc import Callable, Sequence
+import math
+import textwrap
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from triage.errors import PermanentError
-from triage.learning.watching.drift import Judgement, Window
+from triage.learning.watching.drift import BANK_LEAST, Window
+from triage.learning.watching.drift_words import (
+    BANK,
+    FIGURES,
+    LEGEND,
+    Told,
+    figure_of,
+    worst_first,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_GROUPS: Final = 12
-INCHES: Final = (2.6, 1.7)  # of one cell
+INCHES: Final = (2.4, 1.9)  # of one cell
+HEAD_INCHES: Final = 1.1
+NAME_CHARACTERS: Final = 110  # so many of the widest letters go on a line
+HEAD_CHARACTERS: Final = 190
 DOTS_PER_INCH: Final = 120
 # The least that an axis spans: what is small must look small.
-SPANS: Final = {"embedding": 0.1, "scores": 0.25, "flag rate": 0.1, "gate rate": 0.05}
+SPANS: Final = {"images": 0.1, BANK: 0.3, "scores": 0.25, "flag rate": 0.1, "gate rate": 0.05}
 LINE: Final = "#0b5fa5"
 CHANGED: Final = "#a3123f"
 FAINT: Final = "#c3cad4"
 
-Value = Callable[[Window], float | None]
+Span = tuple[datetime, datetime]
 
 
-def _size(name: str) -> Value:
-    def value(window: Window) -> float | None:
-        return window.comparisons[name].size if name in window.comparisons else None
-
-    return value
-
-
-COLUMNS: Final[Sequence[tuple[str, str, Value]]] = (
-    ("embedding", "images (MMD² / spread)", _size("embedding")),
-    ("distance", "distance to the bank", lambda window: window.distance),
-    ("scores", "scores (stability index)", _size("scores")),
-    ("flag rate", "flag rate", lambda window: window.flag_rate),
-    ("gate rate", "gate rate", lambda window: window.gate_rate),
-)
-
-
-def drift_plot(judgements: Sequence[Judgement]) -> bytes:
-    """Return the PNG; drift first, MOST_GROUPS groups at most.
+def drift_plot(groups: Sequence[Told], *, note: str) -> bytes:
+    """Return the PNG; drift first, MOST_GROUPS groups at most. `note` says how far it reaches.
 
     Raises PermanentError where no window is complete, or matplotlib is not installed.
     """
-    some = [each for each in judgements if each.windows]
-    some.sort(key=lambda each: (not each.drift, not each.unlike_the_bank, each.group.name))
-    some = some[:MOST_GROUPS]
+    drawable = [each for each in worst_first(groups) if each.judgement.windows]
+    some = drawable[:MOST_GROUPS]
     if not some:
         raise PermanentError(
             "no group has a complete window yet: there is nothing to draw",
@@ -64,34 +61,57 @@ def drift_plot(judgements: Sequence[Judgement]) -> bytes:
             hint="Install `triage[learning]`.",
         ) from error
     wide, high = INCHES
-    figure = Figure(figsize=(wide * len(COLUMNS), 0.6 + high * len(some)), layout="constrained")
+    size = (wide * len(FIGURES), HEAD_INCHES + high * len(some))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(some), len(COLUMNS), squeeze=False, sharex="all")
-    for row, judgement in zip(grid, some, strict=True):
-        for axes, (name, title, value) in zip(row, COLUMNS, strict=True):
-            _draw(axes, judgement.windows, name, value)
-            if judgement is some[0]:
-                axes.set_title(title, fontsize=9)
-        state = "drift" if judgement.drift else "as before"
+    span = _span(some)
+    for row, each in zip(figure.subfigures(len(some), 1, squeeze=False)[:, 0], some, strict=True):
         # What a sender wrote is no formula, though it may hold dollar signs.
-        row[0].set_ylabel(f"{judgement.group.name}\n{state}", fontsize=8, parse_math=False)
-    figure.suptitle(
-        "Drift against the reference of each group; red squares: changed in this window",
-        fontsize=10,
-    )
+        row.suptitle(
+            _lines(
+                f"{each.judgement.group.name} | model {each.model} | {each.words}",
+                NAME_CHARACTERS,
+            ),
+            x=0.005, ha="left", fontsize=9, parse_math=False,
+        )  # fmt: skip
+        for axes, name in zip(row.subplots(1, len(FIGURES)), FIGURES, strict=True):
+            _draw(axes, each.judgement.windows, name, span)
+    head = _head(len(some), len(drawable), note)
+    figure.suptitle(head, fontsize=8, x=0.005, ha="left", parse_math=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DOTS_PER_INCH)
     return data.getvalue()
 
 
-def _draw(axes: "Axes", windows: Sequence[Window], name: str, value: Value) -> None:
+def _head(drawn: int, of: int, note: str) -> str:
+    left_out = f" {drawn} of {of} groups, the worst first." if drawn < of else ""
+    marks = "red squares: changed in this window; dotted: plainly other than the bank"
+    title = f"Drift, window by window (UTC); {marks}.{left_out}"
+    return "\n".join(_lines(each, HEAD_CHARACTERS) for each in (title, note, LEGEND))
+
+
+def _lines(text: str, characters: int) -> str:
+    return "\n".join(textwrap.wrap(text, characters))
+
+
+def _span(some: Sequence[Told]) -> Span:
+    """Return the time that all rows show."""
+    ends = [window.ended_at for each in some for window in each.judgement.windows]
+    margin = max((max(ends) - min(ends)) / 20, timedelta(minutes=10))
+    return min(ends) - margin, max(ends) + margin
+
+
+def _draw(axes: "Axes", windows: Sequence[Window], name: str, span: Span) -> None:
     from matplotlib import dates
 
     numbered: Any = dates.date2num  # matplotlib gives it no type
     formatter: Any = dates.ConciseDateFormatter
-    points = [(window.ended_at, value(window), name in window.changed) for window in windows]
+    points = [(window.ended_at, figure_of(window, name), name in window.changed)
+              for window in windows]  # fmt: skip
     known = [
-        (numbered(at), height, changed) for at, height, changed in points if height is not None
+        (numbered(at), height, changed)
+        for at, height, changed in points
+        if height is not None and math.isfinite(height)
     ]
     axes.plot(
         [at for at, _, _ in known], [height for _, height, _ in known],
@@ -102,8 +122,12 @@ def _draw(axes: "Axes", windows: Sequence[Window], name: str, value: Value) -> N
         [at for at, _ in odd], [height for _, height in odd],
         color=CHANGED, linestyle="none", marker="s", markersize=5,
     )  # fmt: skip
+    if name == BANK:
+        axes.axhline(BANK_LEAST, color=CHANGED, linewidth=0.8, linestyle=":")
     highest = max((height for _, height, _ in known), default=0.0)
+    axes.set_title(name, fontsize=8)
     axes.set_ylim(0.0, max(1.1 * highest, SPANS.get(name, 0.01)))
+    axes.set_xlim(*(numbered(at) for at in span))
     axes.xaxis_date()
     axes.xaxis.set_major_formatter(formatter(axes.xaxis.get_major_locator()))
     axes.grid(color=FAINT, linewidth=0.4)
