@@ -50,6 +50,10 @@ def test_the_document_has_every_change_and_the_counts(site: Site, pocket: Bundle
     summary = document["summary"]
     assert summary["studies"] == summary["compared"] == STUDIES
     assert summary["embeddings"] == {"float32-cpu": STUDIES}
+    (scores,) = summary["scores"]
+    assert scores["finding"] == pocket.manifest.findings[0].name
+    assert scores["served"]["digest"] == "former"
+    assert 0 < scores["images"] <= STUDIES
     assert len(document["changes"]) == summary["changed"] > 0
     assert document["digest"] == pocket.identity.digest
     change = document["changes"][0]
@@ -104,6 +108,24 @@ def test_embeddings_of_unknown_origin_ask_for_the_bundle_that_made_them(site: Si
     assert "--made-by" in told
 
 
+def test_two_shadows_of_one_name_are_told_apart_by_their_digest(site: Site, pocket: Bundle) -> None:
+    database = open_database(site.config.database.url)
+    looks = Looks(db=database, bundle=pocket, count=STUDIES)
+    for digest, studies in (("a" * 64, 2), ("b" * 64, 3)):
+        looks.add(studies, mode="shadow", bundle_digest=digest, bundle_name="next")
+    database.dispose()
+    ran = site.run("replay", "--shadow", "next")
+    assert ran.returncode == 1
+    assert "2 models named next" in ran.stderr
+    assert ran.stderr.index("bbbbbbbbbbbb, 3 results") < ran.stderr.index("aaaaaaaaaaaa, 2 results")
+    ran = site.run("replay", "--shadow", "b" * 12, "--json")
+    document = json.loads(ran.stdout)
+    assert document["digest"] == "b" * 64
+    assert document["summary"]["compared"] == 3
+    unknown = site.run("replay", "--shadow", "nobody").stderr
+    assert "There are these shadows: next" in unknown
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -115,7 +137,7 @@ def test_embeddings_of_unknown_origin_ask_for_the_bundle_that_made_them(site: Si
         ([str(BUNDLE), "--operating-point", "unicorn=0.5"], 1, "unicorn"),
         ([str(BUNDLE), "--instead-of", "nobody"], 1, "Recorded are: former"),
         ([str(BUNDLE), "--since", "last week"], 64, "like 30d"),
-        (["--shadow", "nobody"], 1, "Recorded are: none"),
+        (["--shadow", "nobody"], 1, "no shadow has looked at a study yet"),
         (["/nowhere"], 1, "triage bundle verify"),
     ],
 )

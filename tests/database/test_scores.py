@@ -6,7 +6,7 @@ import pytest
 
 from tests.operations.looks import BEGIN, MINUTES_APART, Looks
 from triage.database.connection import Database
-from triage.database.scores import count_studies, spoken_names, stored_studies
+from triage.database.scores import count_studies, spoken_models, stored_studies
 from triage.inference.bundle import Bundle, load_bundle
 from triage.pocket import BUNDLE
 from triage.records import Mode
@@ -49,9 +49,15 @@ def test_studies_before_the_time_asked_for_are_left_out(database: Database, bund
     assert count_studies(database, since=begin) == 6
 
 
-def test_names_are_those_of_models_that_have_spoken(database: Database, bundle: Bundle) -> None:
+def test_models_that_have_spoken_are_told_apart_by_digest_the_latest_first(
+    database: Database, bundle: Bundle
+) -> None:
     looks = Looks(db=database, bundle=bundle)
     looks.add(2)
-    looks.add(1, mode="shadow", bundle_name="second")
-    assert spoken_names(database, Mode.SERVE) == [bundle.identity.name]
-    assert spoken_names(database, Mode.SHADOW) == ["second"]
+    for digest in ("before", "retrained"):
+        looks.add(1, mode="shadow", bundle_name="second", bundle_digest=digest)
+    (served,) = spoken_models(database, Mode.SERVE)
+    assert (served.identity, served.results) == (bundle.identity, 2)
+    shadows = spoken_models(database, Mode.SHADOW)
+    assert [each.identity.name for each in shadows] == ["second", "second"]
+    assert [each.identity.digest for each in shadows] == ["retrained", "before"]

@@ -10,16 +10,13 @@ from sqlalchemy import delete, update
 
 from tests.inference import twins
 from tests.learning.two_bundles import FINDING, SIZE_PX, make_bundle
-from tests.worker.house import POLICIES, Clock, House, drain, radiograph
+from tests.worker.house import POLICIES, House, drain, open_house, radiograph
 from triage.config import Config, ModelConfig
-from triage.database.connection import open_database
 from triage.database.scores import Scope, record_scope, scopes
-from triage.database.tables import Embedding, Instance
+from triage.database.tables import Embedding, Instance, ResultRow
 from triage.errors import PermanentError
 from triage.imaging.decode_pool import DecodePool
 from triage.inference.bundle import Bundle
-from triage.ingest.header import HeaderLimits
-from triage.ingest.intake import Intake
 from triage.learning.watching.replay import Change, Listener, Summary, replay
 from triage.learning.watching.replay_answers import (
     Missing,
@@ -30,7 +27,6 @@ from triage.learning.watching.replay_answers import (
     with_operating_points,
 )
 from triage.records import Analysis, Mode, Rank, ViewSpec
-from triage.store import open_store
 from triage.worker.models import LoadedModel
 from triage.worker.scopes import note_scopes
 from triage.worker.serving import open_models
@@ -80,24 +76,14 @@ def models(bundles: Bundles) -> list[LoadedModel]:
 
 @pytest.fixture
 def house(sqlite_url: str, tmp_path: Path, pool: DecodePool) -> Iterator[House]:
-    yield from _house(sqlite_url, tmp_path, pool)
+    with open_house(sqlite_url, tmp_path, pool) as opened:
+        yield opened
 
 
 @pytest.fixture
 def any_house(database_url: str, tmp_path: Path, pool: DecodePool) -> Iterator[House]:
-    yield from _house(database_url, tmp_path, pool)
-
-
-def _house(url: str, tmp_path: Path, pool: DecodePool) -> Iterator[House]:
-    clock = Clock()
-    db = open_database(url, clock=clock)
-    store = open_store(tmp_path / "store", minimum_free_mib=0)
-    intake = Intake(db, store, policies=POLICIES, limits=HeaderLimits())
-    intake.start()
-    yield House(db=db, store=store, intake=intake, pool=pool, clock=clock)
-    intake.stop()
-    store.close()
-    db.dispose()
+    with open_house(database_url, tmp_path, pool) as opened:
+        yield opened
 
 
 def looked_at(house: House, models: list[LoadedModel]) -> list[dict[str, Any]]:
@@ -141,15 +127,38 @@ def test_a_shadow_is_silent_recorded_and_compared_with_the_served_model(
     assert all(study["analysis"] == "analysed" for study in studies)
     assert [[each["name"] for each in study["models"]] for study in studies] == [["served"]] * 3
     assert all(study["caption"] == "" for study in studies)
-    summary, changes, missing = of(any_house, RecordedShadow("eager"))
+    summary, changes, missing = of(any_house, RecordedShadow(models[1].identity.digest))
     assert (summary.studies, summary.compared, missing) == (3, 3, {})
     assert (summary.was_flagged, summary.would_flag, summary.newly_flagged) == (1, 2, 1)
     (change,) = changes
     assert change.study_instance_uid == studies[1]["study_instance_uid"]
     assert (change.was.priority, change.would.priority) == (Rank.ROUTINE, Rank.HIGH)
     assert (change.was.flagged, change.would.flagged) == ((), (FINDING,))
-    assert summary.scores[FINDING].pairs == 3
-    assert summary.scores[FINDING].mean_difference > 0.1
+    ((replaced, finding), sums), *others = summary.scores.items()
+    assert (replaced.name, finding, others) == ("served", FINDING, [])
+    assert sums.pairs == 3
+    assert sums.mean_difference > 0.1
+
+
+def test_with_shadows_alone_nothing_was_pending(house: House, models: list[LoadedModel]) -> None:
+    studies = looked_at(house, [models[1]])
+    summary, changes, missing = of(house, RecordedShadow(models[1].identity.digest))
+    assert {study["analysis"] for study in studies} == {"not_eligible"}
+    assert {change.was.analysis for change in changes} == {Analysis.NOT_ELIGIBLE}
+    assert {change.would.analysis for change in changes} == {Analysis.ANALYSED}
+    assert (summary.compared, missing) == (3, {})
+
+
+def test_what_a_shadow_of_the_same_name_said_before_its_training_counts_as_of_another(
+    house: House, models: list[LoadedModel]
+) -> None:
+    looked_at(house, models)
+    shadow = (ResultRow.mode == Mode.SHADOW) & (ResultRow.study_id == 2)
+    with house.db.write() as connection:
+        connection.execute(update(ResultRow).where(shadow).values(bundle_digest="of before"))
+    summary, _, missing = of(house, RecordedShadow(models[1].identity.digest))
+    assert summary.compared == 2
+    assert list(missing.values()) == [frozenset({Missing.NOT_RECORDED})]
 
 
 def test_a_new_bundle_says_from_stored_embeddings_what_it_would_have_said_of_the_images(
@@ -161,9 +170,9 @@ def test_a_new_bundle_says_from_stored_embeddings_what_it_would_have_said_of_the
     (change,) = changes
     # The same images through the same bundle by the worker give the same scores.
     look_again(house, models)
-    recorded, recorded_changes, _ = of(house, RecordedShadow("eager"))
+    recorded, recorded_changes, _ = of(house, RecordedShadow(bundles.eager.identity.digest))
     assert recorded_changes == changes
-    ours, theirs = summary.scores[FINDING], recorded.scores[FINDING]
+    (ours,), (theirs,) = summary.scores.values(), recorded.scores.values()
     assert ours.mean_difference == pytest.approx(theirs.mean_difference, abs=1e-6)
     assert ours.largest == pytest.approx(theirs.largest, abs=1e-6)
     assert change.would.priority is Rank.HIGH
@@ -286,7 +295,8 @@ def test_one_of_several_served_models_is_replaced_and_the_others_stay(
     never = with_operating_points(bundles.served, {FINDING: 1.0})
     alone, _, _ = of(house, new_bundle(house, never))
     assert (alone.was_flagged, alone.would_flag) == (2, 0)
-    beside, _, _ = of(house, new_bundle(house, never), instead_of="served")
+    only = frozenset({bundles.served.identity.digest})
+    beside, _, _ = of(house, new_bundle(house, never), instead_of=only)
     assert (beside.was_flagged, beside.would_flag) == (2, 2)
 
 

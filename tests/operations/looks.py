@@ -81,7 +81,7 @@ class Looks:
         key = f"key {result_id}"
         probability = float(1.0 / (1.0 + np.exp(-self.random.normal(-3.0, 1.5))))
         finding = {
-            "name": "opacity",
+            "name": self.bundle.manifest.findings[0].name,
             "code": None,
             "probability": probability,
             "operating_point": 0.45,

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.house import POLICIES, Clock, House
-from triage.database.connection import open_database
+from tests.worker.house import House, open_house
 from triage.imaging.decode_pool import DecodePool
-from triage.ingest.header import HeaderLimits
-from triage.ingest.intake import Intake
-from triage.store import open_store
 
 
 @pytest.fixture(scope="package")
@@ -21,12 +17,5 @@ def pool() -> Iterator[DecodePool]:
 
 @pytest.fixture
 def house(database_url: str, tmp_path: Path, pool: DecodePool) -> Iterator[House]:
-    clock = Clock()
-    db = open_database(database_url, clock=clock)
-    store = open_store(tmp_path / "store", minimum_free_mib=0)
-    intake = Intake(db, store, policies=POLICIES, limits=HeaderLimits())
-    intake.start()
-    yield House(db=db, store=store, intake=intake, pool=pool, clock=clock)
-    intake.stop()
-    store.close()
-    db.dispose()
+    with open_house(database_url, tmp_path, pool) as opened:
+        yield opened

@@ -1,9 +1,11 @@
 """A whole house without roles: real store, door, database and decode pool, a clock to turn."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -14,15 +16,16 @@ from sqlalchemy import select
 from tests.builders import make_policies
 from tests.dicom_files import make_dx, to_bytes
 from triage.database.arrivals import ArrivalOutcome
-from triage.database.connection import Database
+from triage.database.connection import Database, open_database
 from triage.database.tables import Instance, ResultRow, Study
 from triage.database.tables_house import JobRow
 from triage.imaging.decode_pool import DecodePool
+from triage.ingest.header import HeaderLimits
 from triage.ingest.intake import Intake
 from triage.records import Source
 from triage.rules.policies import Policies
 from triage.rules.retry import RetryPolicy
-from triage.store import Store
+from triage.store import Store, open_store
 from triage.worker.loop import AnalysisWorker
 from triage.worker.models import LoadedModel
 from triage.worker.roster import Roster
@@ -114,6 +117,22 @@ class House:
     def rows(self, statement: Any) -> list[dict[str, Any]]:
         with self.db.read() as connection:
             return [dict(row._mapping) for row in connection.execute(statement)]
+
+
+@contextmanager
+def open_house(url: str, directory: Path, pool: DecodePool) -> Iterator[House]:
+    """Open a house on a migrated database, its store under `directory`."""
+    clock = Clock()
+    db = open_database(url, clock=clock)
+    store = open_store(directory / "store", minimum_free_mib=0)
+    intake = Intake(db, store, policies=POLICIES, limits=HeaderLimits())
+    intake.start()
+    try:
+        yield House(db=db, store=store, intake=intake, pool=pool, clock=clock)
+    finally:
+        intake.stop()
+        store.close()
+        db.dispose()
 
 
 def drain(worker: AnalysisWorker) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from triage.cli.since import HELP, moment, since
+from triage.cli.spoken import listed, recorded_served, recorded_shadow
 from triage.cli.verbs import (
     DONE,
     SCHEMA_VERSION,
@@ -25,7 +26,7 @@ from triage.cli.verbs import (
     whole_number,
     writing,
 )
-from triage.errors import BundleError, PermanentError
+from triage.errors import BundleError
 
 if TYPE_CHECKING:
     from triage.config import Config
@@ -61,7 +62,9 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="?", help="bundle directory")
     parser.add_argument(
-        "--shadow", metavar="NAME", help="compare recorded scores of this shadow instead"
+        "--shadow",
+        metavar="NAME",
+        help="compare recorded scores of this shadow instead; a digest where several have the name",
     )
     parser.add_argument(
         "--since", metavar="WHEN", type=since, help=f"studies received since: {HELP}"
@@ -81,7 +84,7 @@ def _declare_scope(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instead-of",
         metavar="NAME",
-        help="the one served model that it stands in for (else all of them)",
+        help="the served model that it stands in for, by name or digest (else all of them)",
     )
     parser.add_argument(
         "--made-by",
@@ -124,6 +127,7 @@ def replay(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         database = stack.enter_context(writing(config))
         answers, what = _answers(arguments, config, database)
+        instead_of = _instead_of(arguments, database, what)
         total = count_studies(database, since=begin)
         progress = stack.enter_context(Progress("Replay", total))
         telling = _telling(arguments, what, begin, stack)
@@ -131,7 +135,7 @@ def replay(arguments: argparse.Namespace) -> int:
             database,
             answers,
             since=begin,
-            instead_of=arguments.instead_of,
+            instead_of=instead_of,
             policies=config.policies,
             listener=telling.listener(progress.advance),
         )
@@ -157,13 +161,11 @@ def _answers(
         RecordedShadow,
         with_operating_points,
     )
-    from triage.records import Mode
 
-    if arguments.instead_of:
-        _known(arguments.instead_of, database, Mode.SERVE)
     if arguments.shadow:
-        _known(arguments.shadow, database, Mode.SHADOW)
-        return RecordedShadow(arguments.shadow), {"shadow": arguments.shadow}
+        shadow = recorded_shadow(arguments.shadow, database)
+        what = {"shadow": f"{shadow.name} {shadow.version}", "digest": shadow.digest}
+        return RecordedShadow(shadow.digest), what
     bundle = load_bundle(arguments.bundle, check_encoder=False)
     identity = bundle.identity
     bundle = with_operating_points(bundle, dict(arguments.operating_point))
@@ -175,15 +177,15 @@ def _answers(
     return answers, what
 
 
-def _known(name: str, database: "Database", mode: Any) -> None:
-    from triage.database.scores import spoken_names
-
-    names = spoken_names(database, mode)
-    if name not in names:
-        raise PermanentError(
-            f"no result of a model {name} with mode {mode} is recorded",
-            hint=f"Recorded are: {', '.join(names) or 'none'}.",
-        )
+def _instead_of(
+    arguments: argparse.Namespace, database: "Database", what: dict[str, str]
+) -> frozenset[str] | None:
+    """Return the digests of what is replaced, and note it: a name in service may mean several."""
+    if arguments.instead_of is None:
+        return None
+    found = recorded_served(arguments.instead_of, database)
+    what["instead_of"] = listed(found)
+    return frozenset(each.identity.digest for each in found)
 
 
 def _scopes(
@@ -317,6 +319,10 @@ class _Text(_Telling):
 
 
 def _summary(summary: "Summary", hardware: Mapping[str, int]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from triage.cli.replay_words import by_finding
+
     return {
         **{name: getattr(summary, name) for name in COUNTS},
         "missing": {
@@ -325,7 +331,10 @@ def _summary(summary: "Summary", hardware: Mapping[str, int]) -> dict[str, Any]:
             "reasons": {each.name.lower(): count for each, count in summary.missing.items()},
         },
         "embeddings": dict(hardware),
-        "scores": {name: sums.document() for name, sums in sorted(summary.scores.items())},
+        "scores": [
+            {"finding": name, "served": asdict(model), **sums.document()}
+            for (model, name), sums in by_finding(summary.scores)
+        ],
     }
 
 

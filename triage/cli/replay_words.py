@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from triage.cli.spoken import SHOWN_DIGEST
 from triage.cli.table import Cell, Column, Screen, Style, cell, hanging, render
 from triage.cli.text import instant
 from triage.learning.watching.replay import Change, Standing, Summary
 from triage.learning.watching.replay_answers import Missing
+from triage.learning.watching.score_sums import ScoreSums
+from triage.records import ModelIdentity
 
 MEND = (
     'next: to have them compared as well, name the bundle under [[models]] with mode = "shadow" and'
@@ -55,6 +58,8 @@ def _title(
     name = what.get("bundle") or f"the recorded shadow {what['shadow']}"
     span = f" received since {instant(begin)}" if begin else ""
     lines = hanging("", f"Replay of {name} over {_many(summary.studies)}{span}", on, Style.STRONG)
+    if replaced := what.get("instead_of"):
+        lines += hanging("  ", f"instead of: {replaced}", on)
     if points := what.get("operating_points"):
         lines += hanging("  ", f"operating points: {points}", on)
     for kind, count in sorted(hardware.items()):
@@ -85,7 +90,8 @@ def _scores(summary: Summary, on: Screen) -> str:
         for title in ("images", "mean diff.", "mean |diff.|", "largest", "correlation")
     ]
     rows: list[list[Cell]] = []
-    for name, sums in sorted(summary.scores.items()):
+    several = len({model for model, _ in summary.scores}) > 1
+    for (model, name), sums in by_finding(summary.scores):
         correlation = "-" if sums.correlation is None else f"{sums.correlation:.3f}"
         figures = (
             f"{sums.pairs}",
@@ -94,9 +100,17 @@ def _scores(summary: Summary, on: Screen) -> str:
             f"{sums.largest:.4f}",
             correlation,
         )
-        rows.append([cell(name), *(cell(figure) for figure in figures)])
+        served = f", served by {model.name} {model.version} ({model.digest[:SHOWN_DIGEST]})"
+        rows.append([cell(name + served * several), *(cell(figure) for figure in figures)])
     title = "\n".join(hanging("", "Scores, replayed less served", on, Style.STRONG))
     return f"{title}\n{render(columns, rows, on)}"
+
+
+def by_finding(
+    scores: Mapping[tuple[ModelIdentity, str], ScoreSums],
+) -> list[tuple[tuple[ModelIdentity, str], ScoreSums]]:
+    """Return the comparisons by finding, then by the model that was replaced."""
+    return sorted(scores.items(), key=lambda each: (each[0][1], each[0][0].name, each[0][0].digest))
 
 
 def _changes(summary: Summary, changes: Sequence[Change], on: Screen) -> str:

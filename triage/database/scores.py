@@ -83,6 +83,15 @@ class Scope:
     view: ViewSpec
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenModel:
+    """A model that has spoken of live studies; one of the same name and other digest is another."""
+
+    identity: ModelIdentity
+    results: int
+    last_at: datetime
+
+
 # --- what made the embeddings
 
 
@@ -162,14 +171,26 @@ def stored_studies(
         yield studies
 
 
-def spoken_names(db: Database, mode: Mode) -> list[str]:
-    """Return the names of the bundles whose current results are of this mode."""
+def spoken_models(db: Database, mode: Mode) -> list[SpokenModel]:
+    """Return the models with current results of this mode, by name, the latest first."""
     r = ResultRow
+    model = (r.bundle_name, r.bundle_version, r.bundle_digest)
     with db.read() as connection:
-        names = connection.execute(
-            select(r.bundle_name).where(r.current, r.mode == mode, r.bundle_digest != "").distinct()
-        ).scalars()
-        return sorted(names)
+        rows = connection.execute(
+            select(*model, func.count(), func.max(r.created_at))
+            .where(r.current, r.mode == mode, r.bundle_digest != "")
+            .group_by(*model)
+        ).all()
+    found = [
+        SpokenModel(
+            identity=ModelIdentity(name=row[0], version=row[1], digest=row[2]),
+            results=row[3],
+            last_at=row[4],
+        )
+        for row in rows
+    ]
+    found.sort(key=lambda each: each.last_at, reverse=True)
+    return sorted(found, key=lambda each: each.identity.name)
 
 
 def _since(since: datetime | None) -> ColumnElement[bool]:

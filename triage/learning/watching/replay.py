@@ -15,7 +15,7 @@ from triage.database.results import cached_embeddings
 from triage.database.scores import StoredPart, StoredStudy, stored_studies
 from triage.learning.watching.replay_answers import Answers, Missing
 from triage.learning.watching.score_sums import ScoreSums
-from triage.records import Analysis, AnalysisResult, Mode, Rank
+from triage.records import Analysis, AnalysisResult, Mode, ModelIdentity, Rank
 from triage.rules.aggregate import Aggregate, Part, aggregate
 from triage.rules.policies import Policies
 from triage.rules.priority import StudyFacts, effective
@@ -43,7 +43,7 @@ class Change:
 
 @dataclass(kw_only=True)
 class Summary:
-    """Counts of studies, and how the scores compare finding by finding."""
+    """Counts of studies, and how the scores compare by replaced model and finding."""
 
     studies: int = 0
     compared: int = 0
@@ -58,7 +58,7 @@ class Summary:
     missing: Counter[Missing] = field(default_factory=Counter)
     missing_studies: int = 0
     mendable: int = 0  # of them, by another look
-    scores: dict[str, ScoreSums] = field(default_factory=dict)
+    scores: dict[tuple[ModelIdentity, str], ScoreSums] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +75,11 @@ def replay(
     answers: Answers,
     *,
     since: datetime | None,
-    instead_of: str | None,
+    instead_of: frozenset[str] | None,
     policies: Policies,
     listener: Listener | None = None,
 ) -> Summary:
-    """Compare every study received since then; `instead_of` names the one model replaced.
+    """Compare every study received since then; `instead_of` are the digests of what is replaced.
 
     Without it every served model is.
     """
@@ -114,7 +114,7 @@ def _compared(
     summary: Summary,
     study: StoredStudy,
     new: Sequence[AnalysisResult],
-    instead_of: str | None,
+    instead_of: frozenset[str] | None,
     policies: Policies,
 ) -> Change:
     """Count one study of which nothing is missing."""
@@ -124,7 +124,8 @@ def _compared(
         kept = [each for each in served if not _replaced(each, instead_of)]
         # A part that nobody has looked at yet stays as it is: it waits under either model.
         unseen = part.pending and not part.results
-        was_parts.append(_part(part, served))
+        # With what a shadow said: aggregate tells "nobody serves" from "not looked at yet".
+        was_parts.append(_part(part, part.results))
         would_parts.append(_part(part, [] if unseen else [*kept, answer]))
         _count_scores(summary, [each for each in served if each not in kept], answer)
     change = Change(
@@ -137,8 +138,8 @@ def _compared(
     return change
 
 
-def _replaced(result: AnalysisResult, instead_of: str | None) -> bool:
-    return instead_of is None or result.model is None or result.model.name == instead_of
+def _replaced(result: AnalysisResult, instead_of: frozenset[str] | None) -> bool:
+    return instead_of is None or result.model is None or result.model.digest in instead_of
 
 
 def _part(part: StoredPart, results: Iterable[AnalysisResult]) -> Part:
@@ -183,6 +184,6 @@ def _count_scores(
     new = {finding.name: finding.probability for finding in answer.findings}
     for result in replaced:
         for finding in result.findings:
-            if finding.name in new:
-                sums = summary.scores.setdefault(finding.name, ScoreSums())
+            if result.model and finding.name in new:
+                sums = summary.scores.setdefault((result.model, finding.name), ScoreSums())
                 sums.add(finding.probability, new[finding.name])

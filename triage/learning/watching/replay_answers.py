@@ -182,10 +182,10 @@ class NewBundle:
 
 
 class RecordedShadow:
-    """What the shadow of this name has said when the studies came."""
+    """What the shadow of this bundle digest has said when the studies came."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
 
     def keys(self, part: StoredPart, study: StoredStudy) -> tuple[str, ...]:
         return ()
@@ -194,7 +194,8 @@ class RecordedShadow:
         self, part: StoredPart, study: StoredStudy, vectors: Vectors
     ) -> AnalysisResult | Missing:
         for result in part.results:
-            if result.mode is Mode.SHADOW and result.model and result.model.name == self._name:
+            model = result.model
+            if result.mode is Mode.SHADOW and model and model.digest == self._digest:
                 return replace(result, mode=Mode.SERVE)
         if part.pending and not part.results:
             return AnalysisResult(model=None, mode=Mode.SERVE, analysis=Analysis.PENDING)
