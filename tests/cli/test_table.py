@@ -53,6 +53,12 @@ def test_escape_sequences_in_a_cell_never_reach_the_screen() -> None:
     assert "\x1b" not in render(COLUMNS, [[cell("\x1b[2J"), cell(""), cell("")]], Screen())
 
 
+def test_an_indented_cell_stays_so_where_it_is_wrapped() -> None:
+    column = (Column(title="NAME", share=1),)
+    text = render(column, [[cell("word " * 9, indent=2)]], Screen(columns=40))
+    assert text.splitlines()[2:] == ["  " + " ".join(["word"] * 7), "  word word"]
+
+
 def test_the_lines_of_a_cell_stand_below_each_other() -> None:
     stacked = (Line(text="above"), Line(text="below"))
     text = render(COLUMNS, [[cell(1), stacked, cell("x")]], Screen())

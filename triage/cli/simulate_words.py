@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "flagged": "flagged",
-    "flagged_true": "  rightly",
-    "flagged_false": "  in error",
+    "flagged_true": "rightly",
+    "flagged_false": "in error",
     "unflagged": "without flag",
-    "missed": "  missed",
+    "missed": "missed",
     "all": "all",
 }
+PARTS = ("flagged_true", "flagged_false", "missed")  # of the group above each
 RULES = {
     "fifo": "order of arrival",
     "order": "rule, no model",
@@ -55,8 +56,10 @@ def report(outcome: "Outcome", theory: "Expectation", on: Screen) -> str:
     for sentence in statements(outcome):
         lines += hanging("", sentence, on)
     lines.append("")
-    for sentence in _against(outcome, theory):
-        lines += hanging("", sentence, on)
+    told, compared = _against(outcome, theory)
+    lines += hanging("", told, on)
+    for sentence in compared:
+        lines += hanging("- ", sentence, on)
     return "\n".join(lines)
 
 
@@ -146,11 +149,11 @@ def statements(outcome: "Outcome") -> list[str]:
     for group, name in (
         ("flagged", "Flagged studies"),
         ("unflagged", "Studies without a flag"),
-        ("missed", "Missed studies, those with the finding and no flag,"),
+        ("missed", "Missed studies (with the finding and no flag)"),
     ):
         if (group, Discipline.RULE) in outcome.changes:
             mean, maximum = outcome.changes[group, Discipline.RULE]
-            said.append(f"{name} wait {_change(mean)} on average than in order of arrival.")
+            said.append(_mean(name, mean))
             if group == "unflagged":
                 before = outcome.waits[group, Discipline.FIFO].maximum_s.mean
                 after = outcome.waits[group, Discipline.RULE].maximum_s.mean
@@ -194,22 +197,22 @@ def _ceiling(outcome: "Outcome") -> list[str]:
     return said
 
 
+def _mean(name: str, change: "Estimate") -> str:
+    if change.low == change.high == 0:
+        return f"{name} wait as long as in order of arrival, in every run."
+    if change.low <= 0 <= change.high:
+        average = f"{_signed(change.mean)} on average"
+        return f"{name}: {_change(change)}, {average}, against the order of arrival."
+    return f"{name} wait {_change(change)} on average than in order of arrival."
+
+
 def _change(change: "Estimate") -> str:
+    """Return by how much, with the interval; an interval that holds zero shows no difference."""
     if change.low <= 0 <= change.high:
-        size = duration(abs(change.mean))
-        way = "longer" if change.mean > 0 else "less"
-        return f"about as long (no difference shown; {size} {way}, {_between(change)})"
-    if change.mean < 0:
-        return f"{duration(-change.mean)} less ({_between(change)})"
-    return f"{duration(change.mean)} longer ({_between(change)})"
-
-
-def _between(change: "Estimate") -> str:
-    low, high = sorted((change.low, change.high), key=abs)
-    if change.low <= 0 <= change.high:
-        low, high = change.low, change.high
-        return f"{_signed(low)} to {_signed(high)}"
-    return f"{duration(abs(low))} to {duration(abs(high))}"
+        return f"no difference is shown ({_signed(change.low)} to {_signed(change.high)})"
+    low, high = sorted((abs(change.low), abs(change.high)))
+    way = "less" if change.mean < 0 else "longer"
+    return f"{duration(abs(change.mean))} {way} ({duration(low)} to {duration(high)})"
 
 
 def _signed(seconds: float) -> str:
@@ -267,6 +270,8 @@ def _roster(value: "Roster") -> str:
 
 def short(seconds: float) -> str:
     """Return a wait with two or three figures, for a column."""
+    if seconds < 0:  # the end of an interval may lie there, though no wait does
+        return f"-{short(-seconds)}"
     for unit_s, name in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "min")):
         if seconds >= (2 if unit_s == DAY_S else 1.5) * unit_s:
             return f"{seconds / unit_s:.1f} {name}"
@@ -276,7 +281,7 @@ def short(seconds: float) -> str:
 def _range(low_s: float, high_s: float) -> str:
     """Return an interval with its unit once where both ends have the same."""
     (low, low_unit), (high, unit) = short(low_s).split(), short(high_s).split()
-    return f"{low} - {high} {unit}" if low_unit == unit else f"{low} {low_unit} - {high} {unit}"
+    return f"{low} to {high} {unit}" if low_unit == unit else f"{low} {low_unit} to {high} {unit}"
 
 
 def _table(outcome: "Outcome", on: Screen) -> str:
@@ -300,38 +305,41 @@ def _table(outcome: "Outcome", on: Screen) -> str:
             style = Style.STRONG if rule is Discipline.RULE else Style.PLAIN
             mean = wait.mean_s
             texts = (
-                name if rule is Discipline.FIFO else "",
                 RULES[rule],
                 short(mean.mean),
-                _range(max(0.0, mean.low), mean.high),
+                _range(mean.low, mean.high),
                 short(wait.p95_s.mean),
                 short(wait.maximum_s.mean),
             )
-            rows.append([cell(text, style) for text in texts])
+            title = name if rule is Discipline.FIFO else ""
+            named = cell(title, style, indent=2 if group in PARTS else 0)
+            rows.append([named, *(cell(text, style) for text in texts)])
     return render(columns, rows, on)
 
 
-def _against(outcome: "Outcome", theory: "Expectation") -> list[str]:
+def _against(outcome: "Outcome", theory: "Expectation") -> tuple[str, list[str]]:
+    """Return what is compared with the formulas, and each comparison."""
     from triage.learning.waiting.simulation import Discipline
 
     if theory.fifo_s is None:
-        return [f"No formula to compare with: {theory.reason}."]
+        return f"No formula to compare with: {theory.reason}.", []
     pairs = [("all", Discipline.FIFO, "in order of arrival", theory.fifo_s)]
     pairs += [
         (group, Discipline.UNBOUNDED, f"{GROUPS[group]}, by rank alone", theory.priority_s[group])
         for group in ("flagged", "unflagged")
         if group in theory.priority_s
     ]
-    said = ["Queueing theory (steady state, no ageing, no ceiling) and this simulation:"]
+    said = []
     for group, rule, name, expected_s in pairs:
         wait = outcome.waits.get((group, rule))
         if wait is not None:
             inside = wait.mean_s.low <= expected_s <= wait.mean_s.high
             said.append(
-                f"- {name}: formula {short(expected_s)}, simulated {short(wait.mean_s.mean)},"
+                f"{name}: formula {short(expected_s)}, simulated {short(wait.mean_s.mean)},"
                 f" {'within' if inside else 'outside'} its 95 % interval"
             )
-    return said + _beyond(outcome)
+    told = "Queueing theory (steady state, no ageing, no ceiling) and this simulation:"
+    return told, said + _beyond(outcome)
 
 
 def _beyond(outcome: "Outcome") -> list[str]:
@@ -341,4 +349,4 @@ def _beyond(outcome: "Outcome") -> list[str]:
         left_out.append(f"the {duration(scenario.analysis_s)} that analysis takes")
     if scenario.sensitivity.trials or scenario.specificity.trials:
         left_out.append("how surely sensitivity and specificity are known")
-    return [f"- the formulas do not know {' or '.join(left_out)}"] if left_out else []
+    return [f"the formulas do not know {' or '.join(left_out)}"] if left_out else []

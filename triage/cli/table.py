@@ -42,6 +42,7 @@ class Line:
 
     text: str
     style: Style = Style.PLAIN
+    indent: int = 0  # cells before it, and before what is wrapped of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +85,9 @@ def screen(environ: Mapping[str, str] = os.environ) -> Screen:
     )
 
 
-def cell(text: object, style: Style = Style.PLAIN) -> Cell:
+def cell(text: object, style: Style = Style.PLAIN, *, indent: int = 0) -> Cell:
     """Return a cell of one line; text from outside is cleaned here."""
-    return (Line(text=clean(text), style=style),)
+    return (Line(text=clean(text), style=style, indent=indent),)
 
 
 def hanging(head: str, text: str, on: Screen, style: Style = Style.PLAIN) -> list[str]:
@@ -133,7 +134,10 @@ def _note(note: Cell, indent: int, on: Screen) -> list[str]:
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], available: int) -> list[int]:
     natural = [
-        max([cells(column.title)] + [cells(line.text) for row in rows for line in row[at]])
+        max(
+            [cells(column.title)]
+            + [line.indent + cells(line.text) for row in rows for line in row[at]]
+        )
         for at, column in enumerate(columns)
     ]
     room = available - len(GAP) * (len(columns) - 1)
@@ -170,7 +174,7 @@ def _block(
     columns: Sequence[Column], row: Sequence[Cell], widths: Sequence[int], on: Screen
 ) -> str:
     wrapped = [
-        [(part, line.style) for line in content for part in wrap(line.text, width)]
+        [(part, line.style) for line in content for part in _wrapped(line, width)]
         for content, width in zip(row, widths, strict=True)
     ]
     height = max(len(lines) for lines in wrapped)
@@ -181,6 +185,11 @@ def _block(
         ).rstrip()
         for at in range(height)
     )
+
+
+def _wrapped(line: Line, width: int) -> list[str]:
+    indent = min(line.indent, max(width - NARROWEST, 0))
+    return [" " * indent + part for part in wrap(line.text, width - indent)]
 
 
 def _padded(part: tuple[str, Style], column: Column, width: int, on: Screen) -> str:

@@ -96,7 +96,7 @@ def _draw_groups(axes: "Axes", outcome: Outcome) -> None:
         axes.axvline(boundary - 0.5, color="#dddddd", linewidth=0.8)
     for _, marker, label in MARKS:
         axes.plot([], [], marker, color="black", label=label)
-    axes.set_ylabel("wait (bars: 95 % interval of the mean over runs)")
+    axes.set_ylabel("wait (bars: 95 % interval of the mean over runs, cut off at 3 s)")
     axes.set_title("By group")
     axes.grid(axis="y", alpha=0.25)
     axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
