@@ -1,6 +1,7 @@
 """`triage simulate` tells who gains, who pays, and what it does not know."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,16 @@ import pytest
 
 from tests.builders import make_arrival, make_header
 from tests.cli.site import Site
+from tests.learning.rooms import room
 from triage.cli.command_line import main
-from triage.cli.simulate_words import short
+from triage.cli.simulate_words import report, short, statements
+from triage.cli.table import Screen
 from triage.database.arrivals import record_arrival
 from triage.database.connection import open_database
+from triage.learning.waiting.expectation import expected
+from triage.learning.waiting.simulation import Discipline
+from triage.learning.waiting.waiting import Estimate, Outcome
+from triage.learning.waiting.waiting import simulate as simulated
 
 SMALL = ["--runs", "3", "--studies", "300", "--prevalence", "0.1"]
 MODEL = ["--sensitivity", "57/60", "--specificity", "850/900"]
@@ -35,12 +42,48 @@ def test_a_person_reads_facts_waits_and_who_pays(capsys: pytest.CaptureFixture[s
     for words in (
         "0.95, measured on 60 studies",
         "rule with model",
-        "Flagged studies wait",
-        "Studies without a flag wait",
+        "Flagged studies: no difference is shown",  # by so few
+        "Studies without a flag",
         "Missed studies",
         "Queueing theory",
+        "\n  rightly ",
+        "\n  missed ",
+        "\n- in order of arrival: formula",
     ):
         assert words in told
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    return simulated(room(studies=100), runs=2, seed=1)
+
+
+def estimate(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean=mean, low=low, high=high, run_low=low, run_high=high)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (estimate(-120, -300, -60), "wait 2 min 00 s less (1 min 00 s to 5 min 00 s) on average"),
+        (estimate(120, 60, 300), "wait 2 min 00 s longer (1 min 00 s to 5 min 00 s) on average"),
+        (estimate(-20, -60, 20), ": no difference is shown (-1 min 00 s to +20 s), -20 s on ave"),
+        (estimate(0, 0, 0), "wait as long as in order of arrival, in every run"),
+    ],
+)
+def test_who_waits_less_is_told_only_where_the_interval_shows_it(
+    outcome: Outcome, change: Estimate, said: str
+) -> None:
+    changed = {("flagged", Discipline.RULE): (change, change)}
+    told = statements(replace(outcome, changes={**outcome.changes, **changed}))[0]
+    assert told.startswith(f"Flagged studies{' ' if said[0] == 'w' else ''}{said}")
+
+
+def test_an_interval_is_shown_as_it_was_worked_out(outcome: Outcome) -> None:
+    of = ("unflagged", Discipline.FIFO)
+    wide = {of: replace(outcome.waits[of], mean_s=estimate(50, -30, 130))}
+    shown = replace(outcome, waits={**outcome.waits, **wide})
+    assert "-30 s to 2.2 min" in report(shown, expected(outcome.scenario), Screen(columns=120))
 
 
 def test_the_document_has_every_group_under_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +136,18 @@ def test_plot_and_qucad_are_written_and_named(
     assert "traffic 0.833333" in (tmp_path / "q.dat").read_text("utf-8")
 
 
+@pytest.mark.parametrize("option", ["--plot", "--qucad"])
+@pytest.mark.parametrize(
+    ("name", "why"), [("none/x", "that is not there"), (".", "is a directory")]
+)
+def test_a_result_that_cannot_be_written_is_told_before_the_work(
+    capsys: pytest.CaptureFixture[str], option: str, name: str, why: str
+) -> None:
+    work = ["--arrivals", "not-read-yet.csv"]
+    assert main(["simulate", *SMALL, *MODEL, *work, option, name]) == 1
+    assert why in capsys.readouterr().err
+
+
 def test_the_worklists_own_times_are_the_arrivals(
     site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +172,7 @@ def test_the_worklists_own_times_are_the_arrivals(
         database.dispose()
     found = document(capsys, *MODEL, "--as-recorded")
     assert found["scenario"]["arrivals"] == "worklist: 60 arrivals in 0.5 days, as recorded"
+    assert found == document(capsys, *MODEL, "--as-recorded", "--since", "30d")
     assert found["studies"]["all"] == 60
     assert found["scenario"]["arrivals_per_h"] == pytest.approx(5.0)
     assert any("were not seen" in each for each in document(capsys, *MODEL)["warnings"])
@@ -145,7 +201,7 @@ def test_a_bundle_brings_its_figures_and_what_its_flag_asks(
         ["--arrivals", "poisson:5", "--raises-to", "SOON", *MODEL],
         ["--arrivals", "poisson:5", "--analysis-s", "-1", *MODEL],
         ["--arrivals", "poisson:5", "--seed", "-1", *MODEL],
-        ["--arrivals", "a.csv", "--since", "yesterday", *MODEL],
+        ["--arrivals", "poisson:5", "--since", "0d", *MODEL],
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(arguments: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The simulation learns when studies came and how they were ordered, and nothing of a patient."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from tests.builders import make_arrival, make_header
 from triage.database.arrival_times import arrival_times
@@ -14,9 +14,7 @@ from triage.rules.policies import Policies
 STAT = OrdersPolicy(rules=(OrderRule(priority=Rank.STAT, study_description="trauma"),))
 
 
-def test_arrivals_come_earliest_first_with_their_order(
-    database: Database, database_url: str
-) -> None:
+def test_arrivals_come_page_by_page_with_their_order(database: Database, database_url: str) -> None:
     with database.write() as connection:
         now = database.now(connection)
         for number, (minutes, text) in enumerate([(30, "trauma"), (0, "chest"), (60, "chest")]):
@@ -35,11 +33,14 @@ def test_arrivals_come_earliest_first_with_their_order(
             )
     reader = open_reader(database_url)
     try:
-        found = arrival_times(reader)
-        later = arrival_times(reader, since=now + timedelta(minutes=10))
+        found = list(arrival_times(reader, page=2))
+        later = list(arrival_times(reader, since=now + timedelta(minutes=10), page=1))
     finally:
         reader.close()
-    assert [rank for _, rank in found] == [Rank.ROUTINE, Rank.STAT, Rank.ROUTINE]
-    times: list[datetime] = [at for at, _ in found]
-    assert times == [now + timedelta(minutes=minutes) for minutes in (0, 30, 60)]
-    assert [rank for _, rank in later] == [Rank.STAT, Rank.ROUTINE]
+    came = {minutes: now + timedelta(minutes=minutes) for minutes in (0, 30, 60)}
+    assert sorted(found) == [
+        (came[0], Rank.ROUTINE),
+        (came[30], Rank.STAT),
+        (came[60], Rank.ROUTINE),
+    ]
+    assert sorted(later) == [(came[30], Rank.STAT), (came[60], Rank.ROUTINE)]

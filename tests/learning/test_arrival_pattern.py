@@ -1,16 +1,17 @@
 """Arrivals follow the clock of the site as they were recorded, and say what was never seen."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from triage.learning.waiting import arrival_pattern
 from triage.learning.waiting.arrival_pattern import (
     HOUR_US,
     ArrivalError,
     Recorded,
-    order_mix,
     pattern_of,
     poisson,
     read_arrivals,
@@ -75,6 +76,35 @@ def test_recorded_times_are_used_as_they_are() -> None:
     assert "as recorded" in pattern.source
 
 
+def test_the_mix_of_orders_is_that_of_the_arrivals() -> None:
+    given = [*arrivals(*range(30)), *arrivals(*range(10), rank=Rank.STAT)]
+    pattern = pattern_of(given, zone="UTC", source="file", as_recorded=True)
+    assert pattern.orders == {Rank.STAT: 0.25, Rank.ROUTINE: 0.75}
+    assert pattern.recorded_orders[:3] == (Rank.ROUTINE, Rank.STAT, Rank.ROUTINE)
+
+
+def test_a_clock_that_is_set_back_never_runs_backwards() -> None:
+    autumn = datetime(2030, 10, 26, 22, tzinfo=UTC)  # 00:00 in Berlin; at 03:00 it is 02:00 again
+    given = [
+        Recorded(received_at=autumn + timedelta(minutes=10 * step), order_priority=Rank.ROUTINE)
+        for step in range(36)
+    ]
+    pattern = pattern_of(given, zone="Europe/Berlin", source="file", as_recorded=True)
+    assert list(pattern.recorded_us) == sorted(pattern.recorded_us)
+    assert pattern.recorded_us[0] == 6 * 24 * HOUR_US  # Sunday, from Monday on
+    assert pattern.recorded_us[-1] == (6 * 24 + 4) * HOUR_US + 50 * HOUR_US // 60
+
+
+def test_more_arrivals_than_can_be_held_are_refused_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arrival_pattern, "MAXIMUM_ARRIVALS", 100)
+    endless = (arrivals(hour)[0] for hour in count())
+    with pytest.raises(ArrivalError, match="more than 100") as error:
+        pattern_of(endless, zone="UTC", source="file")
+    assert "--since" in error.value.hint
+
+
 @pytest.mark.parametrize(
     "given", [[], arrivals(*range(5)), arrivals(*[1.0] * 40), arrivals(*range(30), 1e6)]
 )
@@ -94,10 +124,9 @@ def test_a_file_gives_times_of_the_site_and_order_priorities(tmp_path: Path) -> 
     file.write_text(
         "received_at,order_priority\n2030-05-06T08:00:00,stat\n2030-05-06T08:00:00Z,\n", "utf-8"
     )
-    found = read_arrivals(file, zone="Europe/Berlin")
+    found = list(read_arrivals(file, zone="Europe/Berlin"))
     assert [each.order_priority for each in found] == [Rank.STAT, Rank.ROUTINE]
     assert found[1].received_at - found[0].received_at == timedelta(hours=2)
-    assert order_mix(found) == {Rank.STAT: 0.5, Rank.ROUTINE: 0.5}
 
 
 @pytest.mark.parametrize(
@@ -112,11 +141,11 @@ def test_a_wrong_file_is_told_by_row_and_column(tmp_path: Path, text: str, said:
     file = tmp_path / "arrivals.csv"
     file.write_text(text, "utf-8")
     with pytest.raises(ArrivalError, match=said):
-        read_arrivals(file, zone="UTC")
+        list(read_arrivals(file, zone="UTC"))
 
 
 def test_a_file_that_is_no_text_is_told_of(tmp_path: Path) -> None:
     file = tmp_path / "arrivals.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
     with pytest.raises(ArrivalError, match=r"arrivals\.png is no CSV"):
-        read_arrivals(file, zone="UTC")
+        list(read_arrivals(file, zone="UTC"))

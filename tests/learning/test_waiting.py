@@ -1,8 +1,11 @@
 """Figures over runs are paired, honest about chance and the same for the same seed."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.learning.rooms import room
+from triage.learning.waiting import waiting
 from triage.learning.waiting.arrival_pattern import poisson
 from triage.learning.waiting.expectation import expected
 from triage.learning.waiting.reading_room import Proportion, SimulationError, orders_of, roster_of
@@ -69,6 +72,15 @@ def test_a_finding_that_is_never_there_leaves_its_groups_out() -> None:
 def test_too_few_and_too_many_are_refused(runs: int, studies: int) -> None:
     with pytest.raises(SimulationError):
         simulate(room(studies=studies), runs=runs, seed=1)
+
+
+def test_more_recorded_arrivals_than_a_run_can_read_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "MAXIMUM_STUDIES", 2000)
+    recorded = replace(poisson(5.0), recorded_us=tuple(range(2001)))
+    with pytest.raises(SimulationError, match="2001 were recorded"):
+        simulate(room(arrivals=recorded), runs=2, seed=1)
 
 
 def test_progress_is_told_run_by_run() -> None:

@@ -5,12 +5,16 @@ theory has a formula what it says. The simulation stands in `learning`; `simulat
 """
 
 import argparse
+import os
+from collections.abc import Generator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
+from triage.cli.judged import require_extra
 from triage.cli.simulate_words import document, report
+from triage.cli.since import HELP, moment, since
 from triage.cli.table import screen
 from triage.cli.verbs import (
     DONE,
@@ -22,6 +26,7 @@ from triage.cli.verbs import (
     reading,
     whole_number,
 )
+from triage.errors import PermanentError
 
 if TYPE_CHECKING:
     from triage.config import Config
@@ -89,7 +94,7 @@ def _declare_room(parser: argparse.ArgumentParser) -> None:
         help="worklist (default), poisson:RATE per hour, or a CSV with received_at and, if wished,"
         " order_priority",
     )
-    room.add_argument("--since", metavar="DATE", help="leave out arrivals before this day")
+    room.add_argument("--since", metavar="WHEN", type=since, help=f"arrivals since: {HELP}")
     room.add_argument(
         "--as-recorded",
         action="store_true",
@@ -149,6 +154,10 @@ def simulate(arguments: argparse.Namespace) -> int:
     from triage.learning.waiting.qucad import write_qucad
     from triage.learning.waiting.waiting_plot import plot
 
+    require_extra("scipy", *(["matplotlib"] if arguments.plot is not None else []))
+    for path in (arguments.plot, arguments.qucad):
+        if path is not None:
+            _require_writable(path)
     scenario = _scenario(arguments, configuration(arguments))
     written: list[Path] = []
     if arguments.qucad is not None:
@@ -258,46 +267,57 @@ def _arrivals(
     """Return the arrivals and the mix of order priorities that came with them."""
     from triage.learning.waiting import arrival_pattern as patterns
     from triage.learning.waiting.reading_room import orders_of
-    from triage.records import Rank
 
-    named, zone = arguments.arrivals, config.site.timezone
+    named = arguments.arrivals
     asked = orders_of(arguments.orders) if arguments.orders else None
     if named.startswith(POISSON):
         try:
             rate = float(named.removeprefix(POISSON))
         except ValueError:
             raise UsageError(f"The rate of {named} is no number.") from None
-        if arguments.as_recorded or arguments.since:
+        if arguments.as_recorded or arguments.since is not None:
             raise UsageError("--as-recorded and --since need recorded arrivals.")
-        return patterns.poisson(rate), asked or {Rank.ROUTINE: 1.0}
-    recorded = _recorded(named, config, _day(arguments.since, zone))
-    if arguments.as_recorded and asked:
+        pattern = patterns.poisson(rate)
+    elif arguments.as_recorded and asked:
         raise UsageError("--as-recorded keeps the order priorities as they were recorded.")
-    pattern = patterns.pattern_of(
-        recorded, zone=zone, source=named, as_recorded=arguments.as_recorded
-    )
-    return pattern, asked or patterns.order_mix(recorded)
+    else:
+        pattern = _recorded(arguments, config)
+    return pattern, asked or dict(pattern.orders)
 
 
-def _recorded(named: str, config: "Config", since: datetime | None) -> "list[Recorded]":
+def _recorded(arguments: argparse.Namespace, config: "Config") -> "ArrivalPattern":
+    from triage.learning.waiting.arrival_pattern import pattern_of
+
+    named, zone = arguments.arrivals, config.site.timezone
+    begin = moment(arguments.since, zone=zone, now=datetime.now(UTC))
+    with closing(_received(named, config, begin)) as arrivals:
+        return pattern_of(arrivals, zone=zone, source=named, as_recorded=arguments.as_recorded)
+
+
+def _received(
+    named: str, config: "Config", begin: datetime | None
+) -> "Generator[Recorded, None, None]":
+    """Yield one after the other: a site has millions."""
+    from triage.database.arrival_times import arrival_times
     from triage.learning.waiting.arrival_pattern import Recorded, read_arrivals
 
-    if named == WORKLIST:
-        from triage.database.arrival_times import arrival_times
+    if named != WORKLIST:
+        for each in read_arrivals(Path(named), zone=config.site.timezone):
+            if begin is None or each.received_at >= begin:
+                yield each
+        return
+    with reading(config) as reader, closing(arrival_times(reader, since=begin)) as times:
+        for at, rank in times:
+            yield Recorded(received_at=at, order_priority=rank)
 
-        with reading(config) as reader:
-            found = arrival_times(reader, since=since)
-        return [Recorded(received_at=at, order_priority=rank) for at, rank in found]
-    every = read_arrivals(Path(named), zone=config.site.timezone)
-    return [each for each in every if since is None or each.received_at >= since]
 
-
-def _day(text: str | None, zone: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{text} is no day like 2026-01-31.") from None
-    local = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
-    return local.astimezone(UTC)
+def _require_writable(path: Path) -> None:
+    """Raise PermanentError where a result could not be written once the work is done."""
+    there = path if path.exists() else path.parent
+    if path.is_dir() or not there.exists():
+        why = "is a directory" if path.is_dir() else "lies in a directory that is not there"
+    elif not os.access(there, os.W_OK):
+        why = "may not be written by this user"
+    else:
+        return
+    raise PermanentError(f"{path} {why}", hint="Name a file in a directory that you may write to.")

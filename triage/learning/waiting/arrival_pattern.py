@@ -8,7 +8,8 @@ database: times come as arguments, or from a file.
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,9 +24,13 @@ from triage.records import Rank
 HOUR_US = 3_600_000_000
 WEEK_US = 168 * HOUR_US
 FEWEST = 20  # recorded arrivals from which a pattern means anything
-MAXIMUM_ROWS = 5_000_000
+MAXIMUM_ARRIVALS = 5_000_000
 MAXIMUM_SPAN_US = 20 * 366 * 24 * HOUR_US
 MAXIMUM_RATE_PER_H = 100_000.0
+_RANKS = tuple(Rank)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MONDAY = datetime(2024, 1, 1)  # noqa: DTZ001  # wall clock
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class ArrivalError(PermanentError):
@@ -53,6 +58,7 @@ class ArrivalPattern:
     rates_per_h: tuple[float, ...]  # 168, from Monday 00:00
     recorded_us: tuple[int, ...] = ()  # ascending; used as they are if there are any
     recorded_orders: tuple[Rank, ...] = ()  # beside them
+    orders: Mapping[Rank, float] = field(default_factory=lambda: {Rank.ROUTINE: 1.0})  # shares
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -85,63 +91,72 @@ def poisson(rate_per_h: float) -> ArrivalPattern:
 
 
 def pattern_of(
-    arrivals: Sequence[Recorded], *, zone: str, source: str, as_recorded: bool = False
+    arrivals: Iterable[Recorded], *, zone: str, source: str, as_recorded: bool = False
 ) -> ArrivalPattern:
-    """Return the pattern of recorded arrivals on the clock of `zone` (IANA name).
+    """Return the pattern of recorded arrivals, in any order, on the clock of `zone` (IANA name).
 
     With `as_recorded` the very times are used, in every run. Raises ArrivalError.
     """
-    if len(arrivals) < FEWEST:
+    at_us, places = _columns(arrivals, ZoneInfo(zone), source)
+    if at_us.size < FEWEST:
         raise ArrivalError(
-            f"{source} holds {len(arrivals)} arrivals, and a pattern needs {FEWEST} at least"
+            f"{source} holds {at_us.size} arrivals, and a pattern needs {FEWEST} at least"
         )
-    ordered = sorted(arrivals, key=lambda each: each.received_at)
-    times = [each.received_at.astimezone(ZoneInfo(zone)) for each in ordered]
-    monday = times[0].date() - timedelta(days=times[0].weekday())
-    start = datetime(monday.year, monday.month, monday.day)  # noqa: DTZ001  # wall clock
-    clock = [moment.replace(tzinfo=None) - start for moment in times]
-    at_us = np.maximum.accumulate([each // timedelta(microseconds=1) for each in clock])
     days = float(at_us[-1] - at_us[0]) / HOUR_US / 24
-    label = f"{source}: {len(ordered)} arrivals in {days:.1f} days"
+    label = f"{source}: {at_us.size} arrivals in {days:.1f} days"
     rates, notes = _rates(at_us)
+    counts = zip(_RANKS, np.bincount(places, minlength=len(_RANKS)), strict=True)
+    orders = {rank: float(count) / at_us.size for rank, count in counts if count}
     if not as_recorded:
-        return ArrivalPattern(source=label, rates_per_h=rates, notes=notes)
+        return ArrivalPattern(source=label, rates_per_h=rates, orders=orders, notes=notes)
     return ArrivalPattern(
         source=f"{label}, as recorded",
         rates_per_h=rates,
-        recorded_us=tuple(int(each) for each in at_us),
-        recorded_orders=tuple(each.order_priority for each in ordered),
+        recorded_us=tuple(at_us.tolist()),
+        recorded_orders=tuple(_RANKS[place] for place in places),
+        orders=orders,
     )
 
 
-def order_mix(arrivals: Sequence[Recorded]) -> dict[Rank, float]:
-    """Return the share of each order priority."""
-    counts = {rank: sum(each.order_priority is rank for each in arrivals) for rank in Rank}
-    return {rank: count / len(arrivals) for rank, count in counts.items() if count}
+def read_arrivals(path: Path, *, zone: str) -> Iterator[Recorded]:
+    """Read a CSV with `received_at` and, if wished, `order_priority`, a row at a time.
 
-
-def read_arrivals(path: Path, *, zone: str) -> list[Recorded]:
-    """Read a CSV with `received_at` and, if wished, `order_priority`; raises ArrivalError.
-
-    A time without an offset is one of the site's clock.
+    A time without an offset is one of the site's clock. Raises ArrivalError.
     """
     try:
-        return _read(path, zone)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if "received_at" not in (rows.fieldnames or ()):
+                raise ArrivalError(f"{path} has no column received_at")
+            for line, row in enumerate(rows, start=2):
+                yield _row(row, zone, f"{path}, row {line}")
     except (UnicodeDecodeError, csv.Error) as error:
         raise ArrivalError(f"{path} is no CSV in UTF-8") from error
 
 
-def _read(path: Path, zone: str) -> list[Recorded]:
-    arrivals: list[Recorded] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if "received_at" not in (rows.fieldnames or ()):
-            raise ArrivalError(f"{path} has no column received_at")
-        for line, row in enumerate(rows, start=2):
-            if len(arrivals) >= MAXIMUM_ROWS:
-                raise ArrivalError(f"{path} has more than {MAXIMUM_ROWS} rows")
-            arrivals.append(_row(row, zone, f"{path}, row {line}"))
-    return arrivals
+def _columns(
+    arrivals: Iterable[Recorded], clock: ZoneInfo, source: str
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Return, earliest first, the time on the clock of the site and the place in Rank.
+
+    Nothing else of an arrival is kept: the years of a site are millions of them.
+    """
+    moments_us, clock_us, places = array("q"), array("q"), array("b")
+    place_of = {rank: place for place, rank in enumerate(_RANKS)}
+    for each in arrivals:
+        if len(places) >= MAXIMUM_ARRIVALS:
+            raise ArrivalError(
+                f"{source} holds more than {MAXIMUM_ARRIVALS} arrivals",
+                hint="Take fewer, the latest, with --since.",
+            )
+        wall = each.received_at.astimezone(clock).replace(tzinfo=None)
+        moments_us.append((each.received_at - _EPOCH) // _MICROSECOND)
+        clock_us.append((wall - _MONDAY) // _MICROSECOND)
+        places.append(place_of[each.order_priority])
+    order = np.argsort(np.asarray(moments_us), kind="stable")
+    at_us = np.asarray(clock_us)[order]
+    at_us -= at_us[:1] // WEEK_US * WEEK_US  # the first one is in the first week
+    return np.maximum.accumulate(at_us), np.asarray(places)[order]
 
 
 def _row(row: Mapping[str, str | None], zone: str, where: str) -> Recorded:

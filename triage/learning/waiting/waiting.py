@@ -107,6 +107,11 @@ def simulate(
         raise SimulationError(f"{runs} runs give no interval: 2 to {MAXIMUM_RUNS}")
     if not 100 <= scenario.studies <= MAXIMUM_STUDIES:
         raise SimulationError(f"a run measures 100 to {MAXIMUM_STUDIES} studies")
+    if (recorded := len(scenario.arrivals.recorded_us)) > MAXIMUM_STUDIES:
+        raise SimulationError(
+            f"a run reads at most {MAXIMUM_STUDIES} studies, and {recorded} were recorded",
+            hint="Take fewer, the latest, with --since, or leave out --as-recorded.",
+        )
     rows: list[dict[tuple[str, Discipline], _Run]] = []
     for done, child in enumerate(np.random.SeedSequence(seed).spawn(runs), start=1):
         studies = draw_studies(scenario, np.random.default_rng(child))
