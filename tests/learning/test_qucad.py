@@ -1,7 +1,16 @@
-"""The configuration for QuCAD says what QuCAD reads, and its curve gives the specificity back."""
+"""The configuration for QuCAD says what QuCAD reads, and its curve gives the specificity back.
+
+What it reads, from github.com/DIDSR/QuCAD at 269e103, the newest version of each file named here:
+`inputs/config.dat` has the keys; `read_configFile` in `scripts/tools/inputHandler.py` takes two
+words of a line and turns the second into a number, a truth or None by the name of the first;
+`check_user_inputs` there bounds them; `add_params` there makes arrivals per minute of the traffic;
+`_read_AI_dataset` and `fit_ROC` in `scripts/tools/AI.py` read and fit the curve. QuCAD itself is
+not run here.
+"""
 
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,21 +18,39 @@ import pytest
 from tests.learning.rooms import room
 from triage.learning.waiting.arrival_pattern import poisson
 from triage.learning.waiting.qucad import config_text, roc_text, write_qucad
-from triage.learning.waiting.reading_room import Proportion, SimulationError, orders_of, roster_of
+from triage.learning.waiting.reading_room import (
+    Proportion,
+    SimulationError,
+    orders_of,
+    reading_time_of,
+    roster_of,
+)
 
-# The keys of inputs/config.dat of github.com/DIDSR/QuCAD at 269e103.
-KEYS = {
-    "traffic", "fractionED", "nRadiologists", "meanServiceTimeDiseasedMin",
-    "meanServiceTimeNonDiseasedMin", "meanServiceTimeInterruptingMin", "prevalence", "TPFThresh",
-    "FPFThresh", "rocFile", "nTrials", "nPatientsTarget", "verbose", "doTrialOnly", "statsFile",
-    "runTimeFile", "plotPath",
+NUMBERS = {
+    "traffic", "fractionED", "meanServiceTimeDiseasedMin", "meanServiceTimeNonDiseasedMin",
+    "meanServiceTimeInterruptingMin", "prevalence", "TPFThresh",
 }  # fmt: skip
+WHOLE_NUMBERS = {"nRadiologists", "nTrials", "nPatientsTarget"}
+TRUTHS = {"verbose", "doTrialOnly"}
+NONE_OR_TEXT = {"FPFThresh", "rocFile", "runTimeFile", "plotPath"}
+TEXTS = {"statsFile"}
+KEYS = NUMBERS | WHOLE_NUMBERS | TRUTHS | NONE_OR_TEXT | TEXTS
 
 
-def as_qucad_reads(text: str) -> dict[str, str]:
-    """Read `KEY VALUE # comment` lines; whatever stands after the value is passed over."""
-    lines = [line.split("#")[0].split() for line in text.splitlines()]
-    return {words[0]: words[1] for words in lines if words}
+def as_qucad_reads(text: str) -> dict[str, Any]:
+    """Read lines `KEY VALUE # comment`, no sections; raises where QuCAD would."""
+    values: dict[str, Any] = {}
+    for line in filter(None, (line.split("#")[0].split() for line in text.splitlines())):
+        key, value = line[0], line[1]
+        if key in NUMBERS:
+            values[key] = float(value)
+        elif key in WHOLE_NUMBERS:
+            values[key] = int(value)
+        elif key in TRUTHS:
+            values[key] = {"True": True, "False": False}[value]
+        else:
+            values[key] = None if value == "None" and key in NONE_OR_TEXT else value
+    return values
 
 
 def test_every_key_is_there_with_the_rooms_value(tmp_path: Path) -> None:
@@ -36,16 +63,33 @@ def test_every_key_is_there_with_the_rooms_value(tmp_path: Path) -> None:
     config, roc = write_qucad(tmp_path / "site.dat", scenario, runs=12)
     values = as_qucad_reads(config.read_text("utf-8"))
     assert set(values) == KEYS
-    assert float(values["traffic"]) == pytest.approx(0.8)
-    assert float(values["fractionED"]) == pytest.approx(0.05)
-    assert float(values["TPFThresh"]) == pytest.approx(0.95)
-    assert float(values["meanServiceTimeDiseasedMin"]) == pytest.approx(10.0)
-    assert (values["nRadiologists"], values["nTrials"]) == ("2", "12")
-    assert values["nPatientsTarget"] == "2000"
-    assert values["FPFThresh"] == "None"
+    assert values["traffic"] == pytest.approx(0.8)
+    assert values["fractionED"] == pytest.approx(0.05)
+    assert values["TPFThresh"] == pytest.approx(0.95)
+    assert values["meanServiceTimeDiseasedMin"] == pytest.approx(10.0)
+    assert (values["nRadiologists"], values["nTrials"]) == (2, 12)
+    assert values["nPatientsTarget"] == 2000
+    assert values["FPFThresh"] is None  # else the curve is passed over
     assert Path(values["rocFile"]) == roc
     assert roc.is_absolute()
     assert roc.is_file()
+
+
+def test_the_load_gives_qucad_the_rooms_own_arrivals() -> None:
+    scenario = room(
+        roster=roster_of("2"),
+        arrivals=poisson(7.2),
+        orders=orders_of("STAT=0.05"),
+        reading_diseased=reading_time_of("exponential:20"),
+    )
+    values = as_qucad_reads(config_text(scenario, runs=2, roc_file=Path("/roc.dat")))
+    sick, interrupting = values["prevalence"], values["fractionED"]
+    listed_min = sick * values["meanServiceTimeDiseasedMin"]
+    listed_min += (1 - sick) * values["meanServiceTimeNonDiseasedMin"]
+    mean_min = (1 - interrupting) * listed_min
+    mean_min += interrupting * values["meanServiceTimeInterruptingMin"]
+    per_min = values["traffic"] * values["nRadiologists"] / mean_min
+    assert 60 * per_min == pytest.approx(7.2, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +119,7 @@ def test_a_perfect_or_hopeless_model_is_kept_off_the_edge(edge: float) -> None:
     perfect = Proportion(estimate=edge)
     scenario = room(sensitivity=perfect, specificity=perfect)
     values = as_qucad_reads(config_text(scenario, runs=2, roc_file=Path("/roc.dat")))
-    assert 0 < float(values["TPFThresh"]) < 1
+    assert 0 < values["TPFThresh"] < 1
     assert roc_text(scenario).count("\n") > 10
 
 

@@ -4,7 +4,8 @@ QuCAD (github.com/DIDSR/QuCAD, commit 269e103, 2023) reads `KEY VALUE # comment`
 `run_sim.py --configFile`. In that version a number for FPFThresh would stay text, so specificity
 travels by `rocFile`: lines `FPF,TPF` without a heading, to which QuCAD fits a bi-normal curve. The
 curve written here is bi-normal with equal spreads and passes through the operating point, so the
-fit gives the specificity back. `runTimeFile` is read but not used by it.
+fit gives the specificity back. `runTimeFile` is read but not used by it. Its own modules lie in
+`tools`, which it finds by itself on Windows alone.
 
 QuCAD knows one finding, constant Poisson arrivals, exponential readings, readers who are always
 there, and a flag that interrupts a reading; ageing, ceiling and ranks between it does not know.
@@ -20,7 +21,9 @@ from triage.learning.waiting.reading_room import Scenario, SimulationError
 from triage.records import Rank
 
 MAXIMUM_TRAFFIC = 0.95  # QuCAD refuses more
-NEAREST = 1e-4  # to 0 and 1: a share on the edge has no place on a bi-normal curve
+# To 0 and 1: a share on the edge has no place on a bi-normal curve, and QuCAD takes the negative
+# predictive value at a sensitivity of 1 for 0.
+NEAREST = 1e-4
 _NORMAL = NormalDist()
 _DEVIATES = [step / 8 for step in range(-10, 11)]  # about the middle of the curve
 
@@ -88,8 +91,10 @@ def _inside(share: float) -> float:
 def _remarks(scenario: Scenario) -> list[str]:
     """Say what QuCAD is not told, and what it should find."""
     remarks = [
-        "For QuCAD, github.com/DIDSR/QuCAD, commit 269e103. Run in its scripts folder:",
-        "  python run_sim.py --configFile THIS_FILE",
+        "For QuCAD, github.com/DIDSR/QuCAD, commit 269e103. Run in its scripts folder, with the",
+        "packages of its requirements.txt, by the full path of this file:",
+        "  PYTHONPATH=tools python run_sim.py --configFile THIS_FILE",
+        "The curve in rocFile is named by its full path: correct it where the files are moved.",
         f"sensitivity {scenario.sensitivity.estimate:.4f},"
         f" specificity {scenario.specificity.estimate:.4f} (by the curve in rocFile)",
         "QuCAD's flagged studies interrupt readings and nothing ages; triage does the opposite.",
