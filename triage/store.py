@@ -201,7 +201,7 @@ class Store:
             directories[final.parent] = None
         for directory in directories:
             with self.guarded():
-                _sync_directory(directory)
+                sync_directory(directory)
 
     def discard(self, staged: Staged) -> None:
         """Remove a staged file that will not be committed."""
@@ -240,7 +240,7 @@ class Store:
         with self.guarded():
             path.unlink(missing_ok=True)
             if path.parent.exists():
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
 
     def object_paths(self, *, after: str = "") -> Iterator[str]:
         """Yield the relative path of every stored object in order, beginning after `after`."""
@@ -315,14 +315,14 @@ def open_store(path: Path, *, minimum_free_mib: int) -> Store:
         missing = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for made in missing:  # or a power cut takes the whole store with their names
-            _sync_directory(made.parent)
+            sync_directory(made.parent)
         for place in ("objects", "quarantine"):
             for shard in SHARDS:
                 (path / place / shard).mkdir(mode=0o700, parents=True, exist_ok=True)
             (path / place).chmod(0o700)
-            _sync_directory(path / place)
+            sync_directory(path / place)
         (path / "incoming").mkdir(mode=0o700, exist_ok=True)
-        _sync_directory(path)
+        sync_directory(path)
         return Store(path, minimum_free_mib=minimum_free_mib)
     except OSError as error:
         raise StoreError(f"the store {path} cannot be opened ({_words(error)})") from error
@@ -333,6 +333,15 @@ def read_pieces(file: FileIO) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(PIECE_BYTES))
     while read := file.readinto(buffer):
         yield buffer[:read]
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, chunk: Bytes, offset: int) -> int:
@@ -350,14 +359,6 @@ def _forget(temporary: Path) -> None:
     """
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _relative(place: str, digest: str) -> str:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +226,32 @@ def test_a_calibration_without_a_record_or_of_other_findings_is_refused(
         derive_bundle(medgemma, tmp_path / "c", record=RECORD)
     with pytest.raises(BundleError, match="already"):
         derive_bundle(fitted, fitted.directory)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match="other files"):
+        derive_bundle(fitted, tmp_path / "full")
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_copy_that_is_broken_off_leaves_nothing_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pocket, out, real, left = load_bundle(BUNDLE), tmp_path / "local", os.fsync, 0
+
+    def until_the_end(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", until_the_end)
+    for left in count():
+        syncs = left
+        with suppress(KeyboardInterrupt):
+            derive_bundle(pocket, out)
+        if out.exists():
+            break
+        assert list(tmp_path.iterdir()) == []
+    assert verify_bundle(out).manifest.encoder == pocket.manifest.encoder
+    assert syncs > len(pocket.manifest.files) + len(pocket.manifest.encoder.files)

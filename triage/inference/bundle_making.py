@@ -1,14 +1,11 @@
 """Make bundles: from an encoder directory alone, or with head and bank; record known answers.
 
-The one writer of the format that `bundle` reads. Files are written first and `bundle.json` last,
-so a directory without it is no bundle yet. Loads the encoder, hence torch, only where an answer
-has to be computed.
+The one maker of the format that `bundle` reads; `bundle_writing` puts it on the disk. Loads the
+encoder, hence torch, only where an answer has to be computed.
 """
 
-import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from triage.errors import BundleError
-from triage.inference.bundle import Bundle, answer_file, digest_of_file, encoder_files, load_bundle
+from triage.inference.bundle import Bundle, answer_file, digest_of_file, encoder_files
 from triage.inference.bundle_fields import (
     ARCHITECTURES,
     SCHEMA_VERSION,
@@ -29,7 +26,6 @@ from triage.inference.bundle_fields import (
     Gate,
     Manifest,
     check_features,
-    write_manifest,
 )
 from triage.inference.bundle_parts import (
     BANK,
@@ -42,6 +38,7 @@ from triage.inference.bundle_parts import (
     POOLING,
     TERMS,
 )
+from triage.inference.bundle_writing import aside, carry, write
 from triage.inference.calibration import (
     Calibration,
     calibration_arrays,
@@ -121,30 +118,21 @@ def init_bundle(
     architecture can do. Raises BundleError; nothing is downloaded.
     """
     from triage.imaging.views import PREPROCESSING_VERSION
-    from triage.inference.encoder import open_encoder
 
-    out, source = Path(out_directory).resolve(), Path(encoder_directory).resolve()
-    if (out / MANIFEST).exists():
-        raise BundleError(f"{out} is a bundle already", hint="Choose an empty directory.")
-    reference, settings = _refer(source, out)
-    references = tuple(_refer(Path(path).resolve(), out)[0] for path in experts)
-    features = replace(features or Features(), experts=references)
-    view = view or _default_view(settings)
-    out.mkdir(parents=True, exist_ok=True)
-    parts = {CARD: (card or CARD_WITHOUT_HEAD.format(name=name, version=version)).encode()}
-    parts |= _feature_parts(features, pooling, terms) | _fitted_parts(fitted)
+    out = Path(out_directory).resolve()
+    _require_no_bundle(out)
+    reference, settings = _refer(Path(encoder_directory).resolve(), out)
+    further = tuple(_refer(Path(path).resolve(), out)[0] for path in experts)
     manifest = Manifest(
         name=name,
         version=version,
         encoder=reference,
-        features=features,
-        view=view,
+        features=replace(features or Features(), experts=further),
+        view=view or _default_view(settings),
         preprocessing_version=PREPROCESSING_VERSION,
         captions=_can_caption(reference) if captions is None else captions,
-        findings=fitted.findings if fitted else (),
-        head_kind=kind_of(fitted.head) if fitted else None,
-        calibration=_record_of(fitted) if fitted else None,
-        gate=fitted.gate if fitted else None,
+        findings=(),
+        gate=None,
         tolerance=dict(TOLERANCE),
         intended_use=intended_use or IntendedUse(),
         not_for_clinical_use=not_for_clinical_use,
@@ -152,22 +140,13 @@ def init_bundle(
         figures=dict(figures or {}),
         files={},
     )
-    encoders = (
-        open_encoder(
-            source,
-            architecture=reference.architecture,
-            size_px=view.size_px,
-            device=device,
-            dtype=dtype,
-            features=features,
-            experts=tuple((out / each.path, each.architecture) for each in references),
-            pooling=pooling,
-            terms=terms,
-        )
-        for dtype in dtypes
-    )
-    parts[KNOWN_ANSWER] = _answer_bytes(view.size_px, encoders)
-    return _write(out, manifest, parts)
+    manifest = manifest if fitted is None else _headed(manifest, fitted)
+    parts = {CARD: (card or CARD_WITHOUT_HEAD.format(name=name, version=version)).encode()}
+    parts |= _feature_parts(manifest.features, pooling, terms) | _fitted_parts(fitted)
+    out.mkdir(parents=True, exist_ok=True)
+    encoders = _encoders(out, manifest, pooling, terms, device=device, dtypes=dtypes)
+    parts[KNOWN_ANSWER] = _answer_bytes(manifest.view.size_px, encoders)
+    return write(out, manifest, parts)
 
 
 def derive_bundle(
@@ -187,35 +166,29 @@ def derive_bundle(
     Encoder, features, head, bank and known answers stay as they are, so nothing is computed;
     what is not given stays too. A new calibration needs its record. An encoder inside the bundle
     is copied with it. The copy is written in the present version of the format, so that a
-    bundle of version 1 can be calibrated. Raises BundleError.
+    bundle of version 1 can be calibrated, and stands in its place whole or not at all. Raises
+    BundleError.
     """
     out, old = Path(out_directory).resolve(), bundle.manifest
-    if (out / MANIFEST).exists():
-        raise BundleError(f"{out} is a bundle already", hint="Choose an empty directory.")
-    if bundle.head is None and (calibration or record or findings):
-        raise BundleError(f"bundle {bundle.identity.name} has no head to calibrate")
+    _require_no_bundle(out)
     findings = old.findings if findings is None else findings
-    if [spec.name for spec in findings] != [spec.name for spec in old.findings]:
-        raise BundleError("the findings of a bundle can change their points, not their names")
-    out.mkdir(parents=True, exist_ok=True)
-    references = [_carry(bundle, each, out) for each in (old.encoder, *old.features.experts)]
-    parts = {file: (bundle.directory / file).read_bytes() for file in old.files}
-    if card is not None:
-        parts[CARD] = card.encode()
     fitted = _recalibrated(bundle, findings, calibration, record)
-    parts |= _fitted_parts(fitted)
+    parts = {file: (bundle.directory / file).read_bytes() for file in old.files}
+    parts |= _fitted_parts(fitted) | ({} if card is None else {CARD: card.encode()})
     manifest = replace(
         old,
         schema_version=SCHEMA_VERSION,
         version=version or old.version,
-        encoder=references[0],
-        features=replace(old.features, experts=tuple(references[1:])),
         findings=findings,
         calibration=_record_of(fitted) if fitted else None,
         training=dict(old.training if training is None else training),
         figures=dict(old.figures if figures is None else figures),
     )
-    return _write(out, manifest, parts)
+    with aside(out) as draft:
+        for reference in (old.encoder, *old.features.experts):
+            carry(bundle, reference, draft)
+        made = write(draft, manifest, parts)
+    return replace(made, directory=out)
 
 
 def record_known_answer(
@@ -247,6 +220,11 @@ def known_image(size_px: int) -> NDArray[np.uint8]:
     waves = 0.25 * np.sin(40 * x * (0.3 + y)) + 0.15 * np.sin(90 * y + 20 * x**2)
     disc = 0.3 * (np.hypot(x - 0.6, y - 0.4) < 0.22)
     return np.asarray(np.rint(255 * np.clip(0.35 + 0.3 * x + waves + disc, 0, 1)), np.uint8)[None]
+
+
+def _require_no_bundle(out: Path) -> None:
+    if (out / MANIFEST).exists():
+        raise BundleError(f"{out} is a bundle already", hint="Choose an empty directory.")
 
 
 def _refer(source: Path, out: Path) -> tuple[EncoderReference, dict[str, Any]]:
@@ -328,7 +306,11 @@ def _recalibrated(
     record: CalibrationRecord | None,
 ) -> Fitted | None:
     """The head of `bundle` with what is new; its bank stays in its file."""
+    if [spec.name for spec in findings] != [spec.name for spec in bundle.manifest.findings]:
+        raise BundleError("the findings of a bundle can change their points, not their names")
     if bundle.head is None or bundle.calibration is None:
+        if calibration or record:
+            raise BundleError(f"bundle {bundle.identity.name} has no head to calibrate")
         return None
     if calibration is not None and record is None:
         raise BundleError("a new calibration comes with a record of what it was fitted on")
@@ -336,6 +318,16 @@ def _recalibrated(
     record = record or bundle.manifest.calibration
     record = record or CalibrationRecord(kind=calibration.kind, local=False)
     return Fitted(head=bundle.head, findings=findings, calibration=calibration, record=record)
+
+
+def _headed(manifest: Manifest, fitted: Fitted) -> Manifest:
+    return replace(
+        manifest,
+        findings=fitted.findings,
+        head_kind=kind_of(fitted.head),
+        calibration=_record_of(fitted),
+        gate=fitted.gate,
+    )
 
 
 def _record_of(fitted: Fitted) -> CalibrationRecord:
@@ -346,32 +338,31 @@ def _record_of(fitted: Fitted) -> CalibrationRecord:
     return record
 
 
-def _carry(bundle: Bundle, reference: EncoderReference, out: Path) -> EncoderReference:
-    """The reference as it holds from `out`; an encoder inside the old bundle is copied there."""
-    if Path(reference.path).is_absolute():
-        return reference
-    (out / reference.path).mkdir(parents=True, exist_ok=True)
-    for name in reference.files:
-        shutil.copyfile(bundle.encoder_place(reference) / name, out / reference.path / name)
-    return reference
+def _encoders(
+    out: Path,
+    manifest: Manifest,
+    pooling: QueryPooling | None,
+    terms: Terms | None,
+    *,
+    device: str,
+    dtypes: Iterable[str],
+) -> Iterator["Encoder"]:
+    """Open the encoder of a bundle that is being made, in one arithmetic after the other."""
+    from triage.inference.encoder import open_encoder
 
-
-def _write(out: Path, manifest: Manifest, parts: Mapping[str, bytes]) -> Bundle:
-    """Write all files, `bundle.json` last, and read them as what serves will.
-
-    What cannot be read so is left without `bundle.json`, hence no bundle.
-    """
-    for file, data in parts.items():
-        (out / file).write_bytes(data)
-    digests = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(parts.items())}
-    document = write_manifest(replace(manifest, files=digests))
-    text = json.dumps(document, indent=1, ensure_ascii=False)
-    (out / MANIFEST).write_text(text + "\n", "utf-8")
-    try:
-        return load_bundle(out)
-    except BundleError:
-        (out / MANIFEST).unlink()
-        raise
+    experts = tuple((out / each.path, each.architecture) for each in manifest.features.experts)
+    for dtype in dtypes:
+        yield open_encoder(
+            out / manifest.encoder.path,
+            architecture=manifest.encoder.architecture,
+            size_px=manifest.view.size_px,
+            device=device,
+            dtype=dtype,
+            features=manifest.features,
+            experts=experts,
+            pooling=pooling,
+            terms=terms,
+        )
 
 
 def _answer_bytes(size_px: int, encoders: Iterable["Encoder"]) -> bytes:

@@ -183,14 +183,10 @@ def open_encoder(
 ) -> Encoder:
     """Load an encoder directory that belongs to no bundle yet; errors as `load_encoder`.
 
-    `experts` are directories with their architectures; `pooling` and `terms` go with the
-    features that need them.
+    `experts`: directories and architectures; `pooling` and `terms` go with features that need them.
     """
     features = features or Features()
-    if (pooling is None) == (features.pooling == "queries") or (terms is None) == features.captions:
-        raise BundleError("the features of the encoder lack their arrays, or the reverse")
-    if features.captions and architecture == HEADED:
-        raise BundleError(f"a {architecture} writes no captions to take features from")
+    _require_fitting(features, architecture, pooling, terms)
     place = choose_device(device)
     arithmetic = choose_dtype(dtype, place)
     whole = vision = None
@@ -212,6 +208,15 @@ def open_encoder(
     widths = (*encoder.widths, *(expert.width for expert in further))
     encoder = replace(encoder, whole=whole, experts=further, widths=widths)
     return encoder if terms is None else _with_words(encoder, directory, terms)
+
+
+def _require_fitting(
+    features: Features, architecture: str, pooling: QueryPooling | None, terms: Terms | None
+) -> None:
+    if (pooling is None) == (features.pooling == "queries") or (terms is None) == features.captions:
+        raise BundleError("the features of the encoder lack their arrays, or the reverse")
+    if features.captions and architecture == HEADED:
+        raise BundleError(f"a {architecture} writes no captions to take features from")
 
 
 def _load_vision(directory: Path, dtype: torch.dtype, device: torch.device) -> SiglipVisionModel:

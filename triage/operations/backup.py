@@ -42,12 +42,11 @@ from triage.operations.backup_directory import (
     part_of,
     read_listing,
     read_manifest,
-    sync_directory,
     write_manifest,
     writing,
 )
 from triage.operations.backup_files import bring
-from triage.store import MIB, Store, open_store
+from triage.store import MIB, Store, open_store, sync_directory
 
 FIRST = "first.part"  # listing of the first pass
 ROWS = "rows.part"  # and the rows that it went by

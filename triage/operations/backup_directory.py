@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from triage.errors import PermanentError
-from triage.store import SHARDS, Bytes, read_pieces
+from triage.store import SHARDS, Bytes, read_pieces, sync_directory
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -212,12 +212,3 @@ def new_file(path: Path) -> Iterator[Any]:
         yield file
         file.flush()
         os.fsync(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
