@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from triage.learning.judging.calibrating import FindingFit, Fit, Wish
     from triage.learning.judging.operating_points import OperatingPoint
     from triage.learning.judging.selection import Selection
+    from triage.learning.material.labels import LabelTable
 
 METHODS = ("platt", "isotonic", "none")
 EVERY = ""  # the finding of a prevalence that is meant for all
@@ -71,14 +72,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> int:
-    from triage.learning.judging.calibrating import (
-        Provenance,
-        Wish,
-        fit,
-        without_calibration,
-        write_calibrated,
-    )
-    from triage.learning.judging.scoring import score
+    from triage.learning.judging.calibrating import Provenance, Wish, write_calibrated
 
     if arguments.method == "isotonic":
         require_extra("sklearn")
@@ -94,10 +88,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
         confidence=arguments.confidence,
     )
     selection = selected(arguments, bundle, table, usual="val")
-    rows = [table.rows[row] for row in selection.rows]
-    with images_of(arguments, use=bundle.intended_use) as images:
-        vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
-    found = fit(bundle, score(without_calibration(bundle), vectors, table, selection.rows), wish)
+    found = _fitted(arguments, bundle, table, selection, wish)
     made = write_calibrated(
         bundle,
         out,
@@ -117,6 +108,23 @@ def calibrate(arguments: argparse.Namespace) -> int:
     else:
         _tell(made, out, found, wish, selection)
     return DONE
+
+
+def _fitted(
+    arguments: argparse.Namespace,
+    bundle: "Bundle",
+    table: "LabelTable",
+    selection: "Selection",
+    wish: "Wish",
+) -> "Fit":
+    """Embed and score the chosen rows, and fit what is wished on their scores."""
+    from triage.learning.judging.calibrating import fit, without_calibration
+    from triage.learning.judging.scoring import score
+
+    rows = [table.rows[row] for row in selection.rows]
+    with images_of(arguments, use=bundle.intended_use) as images:
+        vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
+    return fit(bundle, score(without_calibration(bundle), vectors, table, selection.rows), wish)
 
 
 def _beside(bundle: Path, now: datetime) -> Path:

@@ -9,8 +9,8 @@ there, and the same restore may be run again. What must not survive is `database
 
 import fcntl
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,28 +99,18 @@ def restore(
     """
     if spool is not None:
         _require_told(spool)
-    with ExitStack() as stack:
-        manifest = stack.enter_context(reading(directory))
+    with reading(directory) as manifest:
         with_objects = with_objects and manifest.with_objects
         lost = _verify(directory, manifest, progress, with_objects=with_objects)
         if lost and not partial:
             raise _damaged(lost)
-        db = open_database(url)
-        stack.callback(db.dispose)
-        again = _require_room(db, store_path, manifest, with_objects=with_objects)
-        store = open_store(store_path, minimum_free_mib=minimum_free_mib)
-        stack.callback(store.close)
-        store.sweep_leftovers()  # of a restore that was broken off
-        files = manifest.size_bytes if with_objects and not again else 0
-        store.check_space(files + 2 * manifest.database.size_bytes)
-        if not again:
-            migrate(url)
-            set_mark(db, manifest.id)
-        if with_objects:
-            _bring_files(directory, manifest, store, progress, without=set(lost))
-        progress("database", 0, 1)
-        migrations, leases = _bring_rows(directory, manifest, store, db, by=by)
-        progress("database", 1, 1)
+        empty = _empty_house(url, store_path, manifest, minimum_free_mib, with_objects=with_objects)
+        with empty as (db, store):
+            if with_objects:
+                _bring_files(directory, manifest, store, progress, without=set(lost))
+            progress("database", 0, 1)
+            migrations, leases = _bring_rows(directory, manifest, store, db, by=by)
+            progress("database", 1, 1)
     return Restored(
         manifest=manifest,
         with_objects=with_objects,
@@ -215,6 +205,26 @@ def _is_good(directory: Path, path: str, sha256: str) -> bool:
 
 
 # --- is there room for it?
+
+
+@contextmanager
+def _empty_house(
+    url: str, store_path: Path, manifest: Manifest, minimum_free_mib: int, *, with_objects: bool
+) -> Iterator[tuple[Database, Store]]:
+    """Open database and store where a restore may come in; the database is marked from now on."""
+    db = open_database(url)
+    try:
+        again = _require_room(db, store_path, manifest, with_objects=with_objects)
+        with closing(open_store(store_path, minimum_free_mib=minimum_free_mib)) as store:
+            store.sweep_leftovers()  # of a restore that was broken off
+            files = manifest.size_bytes if with_objects and not again else 0
+            store.check_space(files + 2 * manifest.database.size_bytes)
+            if not again:
+                migrate(url)
+                set_mark(db, manifest.id)
+            yield db, store
+    finally:
+        db.dispose()
 
 
 def _require_room(
