@@ -11,6 +11,7 @@ from tests.inference import twins
 from triage.cli.command_line import main
 from triage.inference.bundle_fields import CalibrationRecord, Features
 from triage.inference.bundle_making import init_bundle
+from triage.inference.patients import new_patients
 from triage.pocket import BUNDLE
 from triage.records import ViewSpec
 
@@ -102,6 +103,8 @@ def test_show_says_how_a_vector_is_made_and_on_whose_studies_it_was_calibrated(
         prevalence={"pneumothorax": 0.03},
         target_sensitivity=0.95,
         refusals={"nodule": "59 positives are needed"},
+        dtype="bfloat16",
+        device_class="cuda-9.0",
     )
     init_bundle(
         tmp_path / ENCODER,
@@ -112,6 +115,7 @@ def test_show_says_how_a_vector_is_made_and_on_whose_studies_it_was_calibrated(
         experts=[tmp_path / ENCODER],
         fitted=replace(twins.fitted(width=2 * 128), record=record),
         training={"method": "logistic", "seed": 7},
+        patients=new_patients({"train": ["group a", "group b"], "test": []}),
         device="cpu",
     )
     assert main(["bundle", "show", "told"]) == 0
@@ -123,6 +127,8 @@ def test_show_says_how_a_vector_is_made_and_on_whose_studies_it_was_calibrated(
         "dicom, 112 px, and 2 x 2 crops",
         "linear",
         "platt, on local studies on 2026-01-31",
+        "at bfloat16 on cuda-9.0; elsewhere it runs as a shadow",
+        "hashes: train 2, test 0",
         "120 images of 90 patients; positives: pneumothorax 61, nodule 12",
         "shifted to prevalence pneumothorax 0.03",
         "for a sensitivity of 0.95",
@@ -140,6 +146,8 @@ def test_show_says_that_a_bundle_was_not_calibrated_here(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["bundle", "show", str(BUNDLE)]) == 0
-    assert "NOT on local studies" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "NOT on local studies" in shown
+    assert "not recorded: nobody can tell" in shown
     assert main(["bundle", "show", "--json", str(BUNDLE)]) == 0
     assert json.loads(capsys.readouterr().out)["bundle"]["schema_version"] == 1

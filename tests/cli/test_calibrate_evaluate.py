@@ -75,6 +75,11 @@ def test_a_calibrated_bundle_is_a_new_one_with_its_record(
     record = made.manifest.calibration
     assert record is not None
     assert (record.kind, record.images, record.positives[FINDING]) == ("platt", 2 * EACH, EACH)
+    assert (record.dtype, record.device_class) == ("float32", "cpu")
+    assert record.local_findings == (FINDING,)
+    assert made.patients is not None
+    assert list(made.patients.seen) == ["calibration"]  # pocket does not say whom it was fitted on
+    assert any("cannot be told" in warning for warning in said["warnings"])
     assert FINDING not in record.refusals
     assert set(record.refusals) == {"effusion", "consolidation", "nodule"}
     assert made.manifest.figures["calibration"]["site"] == "North"
@@ -101,7 +106,9 @@ def test_a_bundle_whose_other_findings_have_no_labels_stays_a_shadow(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reasonable(here) == 0
-    assert "shadow" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "local studies at float32 on cpu: effusion, consolidation, nodule." in said
+    assert "as a shadow only. Calibrate these too, from the bundle made now" in said
     assert not load_bundle("local").locally_calibrated
 
 
@@ -115,7 +122,7 @@ def test_isotonic_is_refused_with_the_number_that_it_needs(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert judge("calibrate", here, "--method", "isotonic", "--out", "local") == FAILED
-    assert f"needs 1000 images with and without the finding; there are {EACH}" in (
+    assert f"needs 1000 patients with and without the finding; there are {EACH}" in (
         capsys.readouterr().err
     )
     assert not Path("local").exists()
@@ -126,6 +133,7 @@ def test_isotonic_is_refused_with_the_number_that_it_needs(
     [
         ("--prevalence", "hernia=0.1"),
         ("--prevalence", "7"),
+        ("--prevalence", "0.1", "--method", "none"),
         ("--sensitivity", "1"),
         ("--only", "sex=F", "--only", "sex=M"),
     ],
@@ -148,10 +156,14 @@ def test_rows_the_calibration_has_seen_are_named_when_they_judge_it(
     assert main(["calibrate", str(BUNDLE), *given, "--out", "local"]) == 0
     capsys.readouterr()
     report = ("--report", "report", "--rounds", "100", "--json")
-    assert main(["evaluate", "local", *given, *report]) == 0
+    assert judge("evaluate", here, *report, bundle="local") == 0  # of another file of labels
     said = document(capsys)
-    assert said["rows"] == "all rows"
-    assert any("calibrated on rows of this file" in note for note in said["notes"])
+    rows = 2 * EACH + 1
+    assert said["rows"] == "split test"
+    assert any(
+        f"{rows} of these {rows} rows are of patients whom it was calibrated on" in note
+        for note in said["notes"]
+    )
 
 
 # --- evaluate

@@ -14,13 +14,15 @@ import pytest
 
 from tests.cli.site import Site, make_site
 from triage.cli.checks import check_all
+from triage.cli.checks_models import check_model
 from triage.cli.command_line import main
-from triage.config import PeerConfig, ReceiverConfig
+from triage.config import Config, ModelConfig, PeerConfig, ReceiverConfig
 from triage.database.connection import open_database
 from triage.database.house import record_role
 from triage.ingest.intake import Intake
 from triage.ingest.storage_scp import StorageReceiver
 from triage.operations.shared_store import HostToken
+from triage.pocket import BUNDLE
 
 
 def checks(site: Site, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
@@ -120,6 +122,14 @@ def test_a_bundle_that_is_missing_fails_without_keeping_the_rest_from_being_trie
     outcomes = checks(make_site(tmp_path, sqlite_url, more=more), capsys)
     assert not outcomes["model chest"]["passed"]
     assert outcomes["store"]["passed"]
+
+
+def test_a_model_that_would_be_a_shadow_against_its_entry_passes_and_says_so() -> None:
+    model = ModelConfig(name="chest", bundle=BUNDLE, devices=("cpu",))
+    _, outcome = check_model(model, Config(), record=False)
+    assert outcome.passed
+    assert "gives its known answer (float32-cpu); it was not calibrated" in outcome.message
+    assert "triage calibrate" in outcome.next_step
 
 
 def test_the_built_in_model_gives_its_known_answer(

@@ -22,6 +22,7 @@ from triage.inference.bundle_making import derive_bundle, init_bundle
 from triage.inference.calibration import Calibration, sigmoid, uncalibrated
 from triage.inference.classifier import classify_subject
 from triage.inference.encoder import check_known_answer, load_encoder
+from triage.inference.patients import new_patients, seen_among, with_seen
 from triage.pocket import BUNDLE
 
 SINCE_2 = ("features", "head_kind", "calibration", "training")
@@ -35,7 +36,11 @@ RECORD = CalibrationRecord(
     labels_digest="ab" * 32,
     prevalence={"pneumothorax": 0.03},
     target_sensitivity=0.95,
+    confidence=0.9,
     refusals={"nodule": "59 positives are needed, 12 are there"},
+    dtype="bfloat16",
+    device_class="cuda-9.0",
+    local_findings=("pneumothorax", "nodule"),
 )
 
 
@@ -116,7 +121,56 @@ def test_a_record_says_all_that_it_was_told(
     assert read.manifest.calibration == RECORD
     assert read.manifest.training == training
     assert read.locally_calibrated
+    assert read.patients is None
     assert asdict(read.manifest) == asdict(bundle.manifest)
+
+
+def test_whom_it_has_seen_goes_from_bundle_to_bundle_and_no_name_does(
+    fitted: Bundle, tmp_path: Path
+) -> None:
+    names = [f"group {number:08}" for number in range(100_000)]
+    trained = derive_bundle(
+        fitted, tmp_path / "trained", patients=new_patients({"train": names, "test": ["group x"]})
+    )
+    assert trained.patients is not None
+    longer = with_seen(trained.patients, "calibration", ["group y", "group y"])
+    again = derive_bundle(trained, tmp_path / "again", patients=longer)
+    copied = load_bundle(derive_bundle(again, tmp_path / "copied").directory).patients
+    assert copied is not None
+    asked = ["group 00000007", "group x", "group y", "group z"]
+    assert {use: mask.tolist() for use, mask in seen_among(copied, asked).items()} == {
+        "train": [True, False, False, False],
+        "test": [False, True, False, False],
+        "calibration": [False, False, True, False],
+    }
+    assert [len(copied.seen[use]) for use in ("train", "calibration")] == [100_000, 1]
+    file = tmp_path / "copied" / "patients.safetensors"
+    assert file.stat().st_size < 1 << 20
+    assert b"group" not in file.read_bytes()
+    assert again.identity.digest != trained.identity.digest
+    other = new_patients({"train": names[:1]})
+    assert not np.isin(other.seen["train"], copied.seen["train"]).any()
+
+
+DAMAGED: dict[str, dict[str, NDArray[Any]]] = {
+    "no key": {"train": np.zeros(1, np.uint64)},
+    "a short key": {"key": np.zeros(3, np.uint8)},
+    "names": {"key": np.zeros(32, np.uint8), "train": np.zeros(4, np.uint8)},
+    "an unknown use": {"key": np.zeros(32, np.uint8), "colour": np.zeros(1, np.uint64)},
+}
+
+
+@pytest.mark.parametrize("arrays", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_of_patients_is_refused(
+    fitted: Bundle, arrays: dict[str, NDArray[Any]]
+) -> None:
+    data = save(arrays)
+    (fitted.directory / "patients.safetensors").write_bytes(data)
+    document = json.loads((fitted.directory / "bundle.json").read_text())
+    document["files"]["patients.safetensors"] = hashlib.sha256(data).hexdigest()
+    (fitted.directory / "bundle.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="record of patients"):
+        load_bundle(fitted.directory)
 
 
 UNUSABLE = {
@@ -127,6 +181,8 @@ UNUSABLE = {
     "prevalence": {"prevalence": {"nodule": 3.0}},
     "target_sensitivity": {"target_sensitivity": 95},
     "refusals": {"refusals": {"nodule": 12}},
+    "dtype": {"dtype": "float16"},
+    "local_findings": {"local_findings": [7]},
     "unknown": {"colour": "red"},
 }
 

@@ -199,7 +199,7 @@ def fitted(kind: str) -> Fitted:
         twins.fitted(width=WIDTH),
         head=wide(kind),
         calibration=uncalibrated(2),
-        record=CalibrationRecord(kind="none", local=True),
+        record=CalibrationRecord(kind="none", local=True, dtype="float32", device_class="cpu"),
         bank_vectors=None,
         gate=None,
     )

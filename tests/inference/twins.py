@@ -154,7 +154,7 @@ def fitted(*, width: int) -> Fitted:
             mean=np.zeros(width), scale=np.ones(width), weights=weights, intercept=zeros
         ),
         calibration=Calibration(kind="platt", slope=ones, intercept=zeros - 1.0, shift=zeros),
-        record=CalibrationRecord(kind="platt", local=True),
+        record=CalibrationRecord(kind="platt", local=True, dtype="float32", device_class="cpu"),
         findings=(
             FindingSpec(
                 name="pneumothorax", code=codes[0], operating_point=0.5, raises_to=Rank.STAT

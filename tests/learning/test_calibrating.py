@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from tests.learning.scores import scored
+from tests.learning.tables import label_row
 from triage.errors import BundleError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.calibration import Calibration, sigmoid
+from triage.inference.patients import new_patients, seen_among
+from triage.learning.judging.calibrated_bundle import Provenance, write_calibrated
 from triage.learning.judging.calibrating import (
     CalibrationRefused,
+    Conditions,
     Fit,
-    Provenance,
     Wish,
     fit,
     isotonic,
@@ -23,7 +26,6 @@ from triage.learning.judging.calibrating import (
     probabilities_of,
     same_cut,
     without_calibration,
-    write_calibrated,
 )
 from triage.learning.judging.scoring import Scored
 from triage.learning.judging.statistics import log_odds
@@ -187,10 +189,22 @@ def test_isotonic_beside_findings_without_labels_is_refused(pocket: Bundle) -> N
         fit(pocket, site(pocket, positives=1000, negatives=1000), Wish(method="isotonic"))
 
 
-def test_few_images_are_a_warning(pocket: Bundle) -> None:
+def test_few_patients_are_a_warning(pocket: Bundle) -> None:
     bundle = only_first(pocket)
     found = fit(bundle, site(bundle, positives=30, negatives=100), Wish())
-    assert found.findings[0].warnings == ("fitted on 30 images of the rarer class; 50 are advised",)
+    assert found.findings[0].warnings == (
+        "fitted on 30 patients of the rarer class; 50 are advised",
+    )
+
+
+def test_further_images_of_a_patient_are_no_further_events(pocket: Bundle) -> None:
+    bundle = only_first(pocket)
+    rows = site(bundle, positives=2000, negatives=2000)
+    few = [f"p{row % 18}" if row < 2000 else f"n{row % 900}" for row in range(4000)]
+    nine = replace(rows, groups=tuple(f"p{row % 9}" for row in range(4000)))
+    assert "9 patients with and 9 without" in fit(bundle, nine, Wish()).findings[0].refusal
+    with pytest.raises(CalibrationRefused, match="there are 18 and 900"):
+        fit(bundle, replace(rows, groups=tuple(few)), Wish(method="isotonic"))
 
 
 # --- choices
@@ -199,17 +213,14 @@ def test_few_images_are_a_warning(pocket: Bundle) -> None:
 def test_the_method_none_changes_no_probability_but_chooses_a_point(pocket: Bundle) -> None:
     bundle = only_first(pocket)
     rows = site(bundle, positives=100, negatives=100)
-    found = fit(bundle, rows, Wish(method="none"))
-    assert found.calibration.kind == "none"
-    said = probabilities_of(found.calibration, 0, log_odds(rows.probabilities[:, 0]))
-    np.testing.assert_allclose(said, rows.probabilities[:, 0], atol=1e-9)
+    assert bundle.calibration is not None
+    shifted = replace(bundle.calibration, shift=np.array([-1.5]))
+    bundle = replace(bundle, calibration=shifted)
+    found = fit(bundle, rows, Wish(method="none", prevalence={first_of(bundle): 0.1}))
+    assert found.calibration == shifted
     assert found.findings[0].point is not None
-    assert not found.local
-
-
-def test_the_method_none_leaves_a_finding_of_few_images_as_it_was(pocket: Bundle) -> None:
-    bundle = only_first(pocket)
-    found = fit(bundle, site(bundle, positives=3, negatives=3), Wish(method="none"))
+    flagged = probabilities_of(shifted, 0, log_odds(rows.probabilities[:100, 0]))
+    assert (flagged >= found.findings[0].threshold).sum() >= 98
     assert not found.findings[0].fitted
     assert not found.local
 
@@ -249,7 +260,10 @@ def test_gated_and_failed_rows_are_counted_and_fit_nothing(pocket: Bundle) -> No
     )
     found = fit(bundle, lost, Wish())
     assert (found.images, found.gated, found.failed) == (197, 2, 1)
-    assert found.findings[0].positives == 98
+    (first,) = found.findings
+    assert (first.positives, first.turned_away) == (98, 2)
+    assert first.point is None  # of 100 patients one may be missed, and the gate turned away two
+    assert "turned away images of 2 of 100 patients" in first.refusal
 
 
 @pytest.mark.parametrize("point", [0.0, 1.0])
@@ -281,16 +295,32 @@ def test_the_same_cut_is_found_again_in_isotonic_steps(pocket: Bundle) -> None:
 
 # --- the new bundle
 
+HERE = Conditions(dtype="float32", device_class="cpu")
 
-def written(pocket: Bundle, out: Path, wish: Wish) -> tuple[Bundle, Fit]:
-    found = fit(pocket, site(pocket, positives=40, negatives=100), wish)
+
+def written(
+    bundle: Bundle,
+    out: Path,
+    wish: Wish,
+    *,
+    finding: int = 0,
+    conditions: Conditions = HERE,
+    positives: int = 40,
+) -> tuple[Bundle, Fit]:
+    """Calibrate one finding of the bundle; its rows are of patients named after it."""
+    name = bundle.manifest.findings[finding].name
+    rows = replace(site(bundle, positives=positives, negatives=100), findings=(name,))
+    found = fit(bundle, rows, wish, conditions)
     made = write_calibrated(
-        pocket,
+        bundle,
         out,
         found,
         wish,
         version="1-local",
-        source=Provenance(labels_digest="ab" * 32, on=date(2024, 2, 29), site="North"),
+        source=Provenance(
+            labels_digest="ab" * 32, on=date(2024, 2, 29), conditions=conditions, site="North"
+        ),
+        rows=[label_row(2, group=name)],
     )
     return made, found
 
@@ -338,3 +368,65 @@ def test_calibrating_again_replaces_the_section_of_the_card(pocket: Bundle, tmp_
     made, _ = written(pocket, tmp_path / "one", Wish())
     twice, _ = written(made, tmp_path / "two", Wish())
     assert twice.card.count("## Calibration on local studies") == 1
+
+
+def test_findings_calibrated_one_after_the_other_make_the_bundle_local(
+    pocket: Bundle, tmp_path: Path
+) -> None:
+    names = [spec.name for spec in pocket.manifest.findings]
+    made = replace(pocket, patients=new_patients({"train": ["group t"]}))
+    wish = Wish(sensitivity=0.9, prevalence={names[0]: 0.1})
+    for number, name in enumerate(names):
+        assert not made.locally_calibrated
+        made, _ = written(made, tmp_path / name, wish, finding=number)
+    record = made.manifest.calibration
+    assert record is not None
+    assert record.local
+    assert record.local_findings == tuple(names)
+    assert record.refusals == {}
+    assert (record.dtype, record.device_class) == ("float32", "cpu")
+    assert record.positives == dict.fromkeys(names, 40)
+    assert record.prevalence == {names[0]: 0.1}  # the others were not shifted
+    assert made.card.count("supported by an earlier calibration") == len(names) - 1
+    assert made.patients is not None
+    seen = seen_among(made.patients, ["group t", *(f"group {name}" for name in names)])
+    assert seen["train"].tolist() == [True, *[False] * len(names)]
+    assert seen["calibration"].tolist() == [False, *[True] * len(names)]
+
+
+def test_what_an_earlier_calibration_has_shown_is_not_taken_for_more(
+    pocket: Bundle, tmp_path: Path
+) -> None:
+    first = first_of(pocket)
+    made, _ = written(pocket, tmp_path / "a", Wish(sensitivity=0.9))
+    higher, _ = written(made, tmp_path / "b", Wish(sensitivity=0.95), finding=1, positives=70)
+    assert higher.manifest.calibration is not None
+    assert "chosen for a sensitivity of 0.9 " in higher.manifest.calibration.refusals[first]
+    assert higher.manifest.calibration.is_local(first)
+    there = Conditions(dtype="bfloat16", device_class="cuda-9.0")
+    other, _ = written(made, tmp_path / "c", Wish(sensitivity=0.9), finding=1, conditions=there)
+    record = other.manifest.calibration
+    assert record is not None
+    assert record.local_findings == (pocket.manifest.findings[1].name,)
+    assert record.refusals[first] == "it has no labels here"
+    again, found = written(made, tmp_path / "d", Wish(), conditions=HERE, positives=5)
+    assert again.manifest.calibration is not None
+    assert again.manifest.calibration.is_local(first)  # too few now: as it was
+    assert not found.findings[0].fitted
+
+
+def test_a_fit_on_rows_of_the_training_is_none_of_local_studies(pocket: Bundle) -> None:
+    bundle = only_first(pocket)
+    rows = site(bundle, positives=100, negatives=100)
+    found = fit(bundle, rows, Wish(), Conditions(training_rows=1))
+    assert found.findings[0].fitted
+    assert not found.local
+
+
+def test_a_prevalence_that_was_not_applied_is_not_in_the_record(
+    pocket: Bundle, tmp_path: Path
+) -> None:
+    wish = Wish(prevalence={spec.name: 0.2 for spec in pocket.manifest.findings})
+    made, _ = written(pocket, tmp_path / "new", wish, positives=5)
+    assert made.manifest.calibration is not None
+    assert made.manifest.calibration.prevalence == {}

@@ -70,6 +70,18 @@ def test_images_of_one_patient_are_one_patient_judged_by_the_lowest() -> None:
     assert refusal.positives == 40
 
 
+def test_positives_that_the_gate_turned_away_count_as_missed() -> None:
+    scores = np.r_[np.full(1, -np.inf), np.linspace(0.3, 0.9, 92)]
+    found = point(scores, LOW)
+    assert (found.positives, found.allowed, found.misses) == (93, 1, 1)
+    assert 0 < found.threshold < 0.3
+    refusal = chosen(np.r_[scores, -np.inf], LOW)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.positives, refusal.turned_away, refusal.needed) == (94, 2, 124)
+    assert "turned away images of 2 of 94 patients" in refusal.reason
+    assert "124 are needed" in refusal.reason
+
+
 def test_tied_scores_never_cost_more_misses_than_allowed() -> None:
     found = point(np.r_[np.full(10, 0.4), np.full(90, 0.8)], np.r_[LOW, 0.4])
     assert found.misses == 0

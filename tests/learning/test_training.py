@@ -15,6 +15,7 @@ from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.bundle_fields import write_manifest
 from triage.inference.classifier import classify_subject
 from triage.inference.encoder import check_known_answer, load_encoder
+from triage.learning.judging.selection import select
 from triage.learning.material.embedding import embed_rows
 from triage.learning.material.embedding_set import load_embedding_set
 from triage.learning.material.images import views_of
@@ -75,6 +76,9 @@ def test_every_choice_stands_in_the_bundle_and_no_patient_does(bundle: Bundle) -
         "embedded": 24,
     }
     assert record["cost"]["peak_memory_mib"] > 50
+    assert bundle.patients is not None
+    held = {use: len(hashes) for use, hashes in bundle.patients.seen.items()}
+    assert held == {"train": 12 + 24, "val": 6 + 12, "test": 2 + 4}  # patients and images
     text = json.dumps(write_manifest(bundle.manifest)) + bundle.card
     assert ".png" not in text
     assert "-train" not in text
@@ -185,6 +189,16 @@ def test_patients_whose_split_is_open_are_divided_as_wholes(folder: Path, tmp_pa
     splits = made.manifest.training["splits"]
     assert sum(said["patients"] for said in splits.values()) == 20  # nobody counted twice
     assert sum(said["subjects"] for said in splits.values()) == 40
+    table = films.table_of(open_labels)
+    other = replace(table, findings=("other",), rows=table.rows[::-1], digest="e" * 64)
+    taken = {
+        name: select(made, other, split=name, usual="test").rows
+        for name in ("train", "val", "test")
+    }
+    assert {name: len(rows) for name, rows in taken.items()} == {
+        name: said["subjects"] for name, said in splits.items()
+    }
+    assert len({row for rows in taken.values() for row in rows}) == 40
 
 
 def test_a_patient_in_two_splits_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -238,6 +252,12 @@ def test_zero_shot_needs_no_label_and_takes_its_bank_from_the_images(
     )
     assert not made.not_for_clinical_use
     assert made.bank is not None
+    assert made.patients is not None
+    assert {use: len(held) for use, held in made.patients.seen.items()} == {
+        "train": 0,
+        "val": 0,
+        "test": 0,
+    }  # prompts have seen nobody: all may be calibrated on
     record = made.manifest.calibration
     assert record is not None
     assert record.refusals["disc"].startswith("not calibrated")

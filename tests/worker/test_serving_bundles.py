@@ -26,7 +26,7 @@ from triage.records import Analysis, Mode, ViewSpec
 from triage.worker.looking import Question, look
 from triage.worker.models import LoadedModel
 from triage.worker.roster import Roster
-from triage.worker.serving import CALIBRATE, NOT_CALIBRATED, open_models
+from triage.worker.serving import CALIBRATE, NOT_CALIBRATED, mode_of, open_models
 
 VIEW = ViewSpec(rendering="dicom", size_px=56)
 
@@ -180,6 +180,38 @@ def test_a_bundle_not_calibrated_here_is_a_shadow_and_says_what_to_do(
     assert [(each["event"], each["log_level"]) for each in logged] == [
         ("model_only_shadow", "warning")
     ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device_class", "there"),
+    [
+        ("bfloat16", "cpu", "at bfloat16 on cpu"),
+        ("float32", "cuda-9.0", "at float32 on cuda-9.0"),
+        ("", "", "does not tell"),
+    ],
+)
+def test_a_bundle_calibrated_in_other_arithmetic_is_a_shadow_and_says_what_to_do(
+    dtype: str, device_class: str, there: str, encoder: Path, tmp_path: Path
+) -> None:
+    record = CalibrationRecord(kind="platt", local=True, dtype=dtype, device_class=device_class)
+    bundle = init_bundle(
+        encoder, tmp_path / "b", name="chest", fitted=elsewhere(record), device="cpu"
+    )
+    (told,) = Roster([opened(bundle)]).detail()
+    assert told["mode"] == "shadow"
+    assert there in told["reason"]
+    assert "runs here at float32 on cpu" in told["reason"]
+    assert (
+        "triage calibrate` on the machine that serves, with --device cpu --dtype float32"
+        in (told["hint"])
+    )
+    assert "serve_without_local_calibration" in told["hint"]
+    model = ModelConfig(name="chest", bundle=bundle.directory, devices=("cuda",))
+    if device_class:
+        scope = f"encoder|1|{dtype}-{device_class}"
+        assert mode_of(bundle, model, Config(), scope) == (Mode.SERVE, "", "")
+        excused = replace(model, serve_without_local_calibration=True)
+        assert mode_of(bundle, excused, Config(), "encoder|1|x-y|z") == (Mode.SERVE, "", "")
 
 
 def test_the_configuration_may_say_otherwise_in_so_many_words(

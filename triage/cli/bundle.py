@@ -19,7 +19,6 @@ from triage.errors import PermanentError
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
 
-
 NO_BUNDLE = (
     "Name the directory of a bundle, the one with its bundle.json; `triage bundle init --help`"
     " says how to make one."
@@ -168,6 +167,7 @@ def _rows(bundle: "Bundle") -> dict[str, Cell]:
         "findings": _lines(findings or ["no classifier for this encoder"]),
         "calibration": _calibration(bundle),
         "training": _lines(_training(manifest.training) or ["not recorded"]),
+        "patients seen": _lines(_patients(bundle)),
         "known answers": _lines(sorted(bundle.known_answer.vectors)),
     }
 
@@ -200,12 +200,16 @@ def _calibration(bundle: "Bundle") -> Cell:
     if bundle.head is None:
         return cell("none: no classifier")
     if record is None or not record.local:
-        return cell("NOT on local studies: runs as a shadow unless configured", Style.ALARM)
+        shadow = "NOT on local studies: runs as a shadow unless configured"
+        some = ", ".join(record.local_findings) if record else ""
+        partly = _lines([f"on local studies only {some}"] if some else [])
+        return [Line(text=shadow, style=Style.ALARM), *partly]
     counts = [f"{name} {count}" for name, count in record.positives.items()]
     positives = ", ".join(counts) or "unknown"
     when = f" on {record.date}" if record.date else ""
     told = [
         f"{record.kind}, on local studies{when}",
+        f"{record.where}; elsewhere it runs as a shadow unless configured",
         f"{record.images} images of {record.patients} patients; positives: {positives}",
     ]
     if record.prevalence:
@@ -215,6 +219,14 @@ def _calibration(bundle: "Bundle") -> Cell:
         told.append(f"for a sensitivity of {record.target_sensitivity:.2f}")
     told += [f"NOT supported for {name}: {why}" for name, why in record.refusals.items()]
     return _lines(told)
+
+
+def _patients(bundle: "Bundle") -> list[str]:
+    """How many hashes it holds of each use: of patients, and of their images by name."""
+    seen = bundle.patients.seen if bundle.patients else {}
+    if not seen:
+        return ["not recorded: nobody can tell whether it is judged on its own training"]
+    return [f"hashes: {', '.join(f'{use} {len(hashes)}' for use, hashes in seen.items())}"]
 
 
 def _training(choices: Mapping[str, Any]) -> list[str]:

@@ -22,9 +22,11 @@ from triage.errors import PermanentError
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
+    from triage.learning.judging.calibrated_bundle import Provenance
     from triage.learning.judging.calibrating import FindingFit, Fit, Wish
     from triage.learning.judging.operating_points import OperatingPoint
     from triage.learning.judging.selection import Selection
+    from triage.learning.material.embedding_set import EmbeddingSet
     from triage.learning.material.labels import LabelTable
 
 METHODS = ("platt", "isotonic", "none")
@@ -46,8 +48,8 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "--method",
         choices=METHODS,
         default="platt",
-        help="platt (default); isotonic, refused below 1000 images of each class; none: operating"
-        " points only",
+        help="platt (default); isotonic, refused below 1000 patients of each class; none: operating"
+        " points only, the probabilities stay as they are",
     )
     parser.add_argument(
         "--prevalence",
@@ -72,7 +74,9 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> int:
-    from triage.learning.judging.calibrating import Provenance, Wish, write_calibrated
+    from triage.learning.judging.calibrated_bundle import write_calibrated
+    from triage.learning.judging.calibrating import Wish, fit, without_calibration
+    from triage.learning.judging.scoring import score
 
     if arguments.method == "isotonic":
         require_extra("sklearn")
@@ -87,44 +91,45 @@ def calibrate(arguments: argparse.Namespace) -> int:
         sensitivity=arguments.sensitivity,
         confidence=arguments.confidence,
     )
-    selection = selected(arguments, bundle, table, usual="val")
-    found = _fitted(arguments, bundle, table, selection, wish)
-    made = write_calibrated(
-        bundle,
-        out,
-        found,
-        wish,
-        version=arguments.model_version or f"{bundle.identity.version}-local-{now:%Y%m%d}",
-        source=Provenance(
-            labels_digest=table.digest,
-            on=now.date(),
-            site=arguments.site,
-            rows=selection.words,
-            warnings=selection.warnings,
-        ),
-    )
-    if arguments.json:
-        print_json(_document(made, out, found, wish, selection))
-    else:
-        _tell(made, out, found, wish, selection)
-    return DONE
-
-
-def _fitted(
-    arguments: argparse.Namespace,
-    bundle: "Bundle",
-    table: "LabelTable",
-    selection: "Selection",
-    wish: "Wish",
-) -> "Fit":
-    """Embed and score the chosen rows, and fit what is wished on their scores."""
-    from triage.learning.judging.calibrating import fit, without_calibration
-    from triage.learning.judging.scoring import score
-
+    selection = selected(arguments, bundle, table, usual="val", judging=False)
     rows = [table.rows[row] for row in selection.rows]
     with images_of(arguments, use=bundle.intended_use) as images:
         vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
-    return fit(bundle, score(without_calibration(bundle), vectors, table, selection.rows), wish)
+    source = _provenance(arguments, table, selection, vectors, now)
+    scores = score(without_calibration(bundle), vectors, table, selection.rows)
+    found = fit(bundle, scores, wish, source.conditions)
+    version = arguments.model_version or f"{bundle.identity.version}-local-{now:%Y%m%d}"
+    made = write_calibrated(bundle, out, found, wish, version=version, source=source, rows=rows)
+    if arguments.json:
+        print_json(_document(made, out, found, wish, selection))
+    else:
+        _tell(made, out, found, wish, source)
+    return DONE
+
+
+def _provenance(
+    arguments: argparse.Namespace,
+    table: "LabelTable",
+    selection: "Selection",
+    vectors: "EmbeddingSet",
+    now: datetime,
+) -> "Provenance":
+    """What the calibration rests on, for its record."""
+    from triage.inference.bundle import hardware_of
+    from triage.learning.judging.calibrated_bundle import Provenance
+    from triage.learning.judging.calibrating import Conditions
+
+    dtype, device_class = hardware_of(vectors.scope)
+    return Provenance(
+        labels_digest=table.digest,
+        on=now.date(),
+        conditions=Conditions(
+            dtype=dtype, device_class=device_class, training_rows=selection.training_rows
+        ),
+        site=arguments.site,
+        rows=selection.words,
+        warnings=selection.warnings,
+    )
 
 
 def _beside(bundle: Path, now: datetime) -> Path:
@@ -133,6 +138,11 @@ def _beside(bundle: Path, now: datetime) -> Path:
 
 
 def _prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> dict[str, float]:
+    if arguments.prevalence and arguments.method == "none":
+        raise UsageError(
+            "--prevalence shifts probabilities, which --method none leaves as they are",
+            hint="Leave one of the two out.",
+        )
     names = {spec.name.casefold(): spec.name for spec in bundle.manifest.findings}
     said: dict[str, float] = {}
     for name, value in arguments.prevalence:
@@ -156,6 +166,7 @@ def _document(
 ) -> dict[str, Any]:
     from triage.learning.judging.evaluation import as_json
 
+    record = made.manifest.calibration
     return {
         "directory": out,
         "digest": made.identity.digest,
@@ -163,6 +174,9 @@ def _document(
         "version": made.identity.version,
         "kind": found.calibration.kind,
         "local": found.local,
+        "local_findings": list(found.local_findings),
+        "dtype": record.dtype if record else "",
+        "device_class": record.device_class if record else "",
         "rows": selection.words,
         "target_sensitivity": wish.sensitivity,
         "confidence": wish.confidence,
@@ -175,12 +189,13 @@ def _document(
     }
 
 
-def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", selection: "Selection") -> None:
+def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", source: "Provenance") -> None:
+    at = source.conditions
     print(clean(f"Made {out}: {made.identity.name} {made.identity.version}."))
     print(
         f"Calibrated ({found.calibration.kind}) on {found.images} images of {found.patients}"
-        f" patients ({selection.words}); {found.gated} turned away by the gate, {found.failed}"
-        f" failed."
+        f" patients ({source.rows}) at {at.dtype} on {at.device_class}; {found.gated} turned away"
+        f" by the gate, {found.failed} failed."
     )
     columns = (
         Column(title="FINDING", share=1),
@@ -192,21 +207,43 @@ def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", selection: "Sel
         Column(title="FLAGS", right=True),
     )
     print(render(columns, [_row(each, wish) for each in found.findings], screen()))
-    notes = [*selection.warnings]
+    notes = [*source.warnings]
     notes += [f"{each.name}: {words}." for each in found.findings for words in each.warnings]
-    if not found.local:
-        notes.append(
-            "Not every finding could be calibrated here: the daemon goes on serving this bundle as"
-            " a shadow only."
-        )
+    notes += _why_not_local(found, source)
     for words in notes:
         print(clean(f"Warning: {words}"))
+    if found.local:
+        print(f"It serves at {at.dtype} on {at.device_class}; elsewhere it is a shadow only.")
     print(clean(f"Next: `triage evaluate {out} ...` on other patients than these."))
+
+
+def _why_not_local(found: "Fit", source: "Provenance") -> list[str]:
+    """What keeps the daemon from serving the bundle as more than a shadow, and the way out."""
+    if found.local:
+        return []
+    at = source.conditions
+    rows = at.training_rows
+    if rows and any(each.fitted for each in found.findings):
+        why = f"The bundle was fitted on {rows} of these rows, so this is no local calibration."
+        way = "Calibrate without --split train or all."
+    else:
+        missing = [each.name for each in found.findings if each.name not in found.local_findings]
+        why = (
+            f"Not calibrated on local studies at {at.dtype} on {at.device_class}:"
+            f" {', '.join(missing)}."
+        )
+        way = "Calibrate these too, from the bundle made now; labels may lie in several files."
+    return [f"{why} The daemon serves the bundle as a shadow only. {way}"]
 
 
 def _row(each: "FindingFit", wish: "Wish") -> list[Cell]:
     point = each.point
-    if point is None:
+    if point is None and not each.refusal:
+        shown = [
+            Line(text="supported", style=Style.GOOD),
+            Line(text="by an earlier calibration, which stays"),
+        ]
+    elif point is None:
         shown = [
             Line(text="not supported", style=Style.WARNING),
             Line(text=clean(f"{each.refusal}; it flags what it flagged before")),
@@ -215,7 +252,8 @@ def _row(each: "FindingFit", wish: "Wish") -> list[Cell]:
         shown = [
             Line(text="supported", style=Style.GOOD),
             Line(
-                text=f"{point.misses} of {point.positives} patients missed: at least"
+                text=f"{point.misses} of {point.positives} patients missed"
+                f"{_by_the_gate(each)}: at least"
                 f" {math.floor(1000 * point.sensitivity_bound) / 1000:.3f} at"
                 f" {wish.confidence:.0%} confidence"
             ),
@@ -230,6 +268,10 @@ def _row(each: "FindingFit", wish: "Wish") -> list[Cell]:
         cell(f"{point.specificity:.2f}" if point and known else "-"),
         cell(f"{_flag_rate(each, point, wish):.0%}" if point and known else "-"),
     ]
+
+
+def _by_the_gate(each: "FindingFit") -> str:
+    return f" ({each.turned_away} by the gate)" if each.turned_away else ""
 
 
 def _flag_rate(each: "FindingFit", point: "OperatingPoint", wish: "Wish") -> float:

@@ -9,7 +9,7 @@ from triage.errors import TriageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """One thing tried. `next_step` is empty where it passed."""
+    """One thing tried. `next_step` is empty where there is nothing to do."""
 
     name: str
     passed: bool
@@ -26,4 +26,9 @@ def tried(name: str, action: Callable[[], str]) -> Checked:
     try:
         return Checked(name=name, passed=True, message=action())
     except TriageError as error:
-        return Checked(name=name, passed=False, message=str(error), next_step=error.hint)
+        return failed(name, error)
+
+
+def failed(name: str, error: TriageError) -> Checked:
+    """Tell of a check that an error has ended."""
+    return Checked(name=name, passed=False, message=str(error), next_step=error.hint)

@@ -1,14 +1,13 @@
-"""Try every configured model on every device it names: its files, and its known answer.
+"""Try every configured model on every device it names: its files, its known answer, its mode.
 
 On hardware of a kind that no answer is on record for, `--record` keeps this machine's own: a
 decision to trust it, so the fact is recorded with the name of who took it.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from triage.cli.checked import Checked, tried
+from triage.cli.checked import Checked, failed
 from triage.cli.verbs import operator, writing
 from triage.config import Config, ModelConfig
 from triage.errors import TriageError
@@ -33,28 +32,52 @@ def check_model(model: ModelConfig, config: Config, *, record: bool) -> Iterator
     try:
         bundle = load_bundle(model.bundle)
     except TriageError as error:
-        yield Checked(name=name, passed=False, message=str(error), next_step=error.hint)
+        yield failed(name, error)
         return
     identity = bundle.identity
     said = f"{identity.name} {identity.version}: every file is as listed"
     yield Checked(name=name, passed=True, message=said)
     for device in model.devices:
-        answer = functools.partial(_known_answer, bundle, device, config, record)
-        yield tried(f"{name} on {device}", answer)
+        yield _on_device(model, bundle, device, config, record)
 
 
-def _known_answer(bundle: "Bundle", device: str, config: Config, record: bool) -> str:
-    from triage.inference.bundle import known_vector
+def _on_device(
+    model: ModelConfig, bundle: "Bundle", device: str, config: Config, record: bool
+) -> Checked:
+    """The known answer there; a shadow that was meant to serve passes, and says so."""
+    from triage.worker.serving import cache_scope, mode_of
+
+    name = f"model {model.name} on {device}"
+    try:
+        encoder = _loaded(bundle, device, config)
+        said = _known_answer(bundle, encoder, device, config, record)
+    except TriageError as error:
+        return failed(name, error)
+    _, reason, hint = mode_of(bundle, model, config, cache_scope(bundle, encoder))
+    message = f"{said}; {reason}" if reason else said
+    return Checked(name=name, passed=True, message=message, next_step=hint)
+
+
+def _loaded(bundle: "Bundle", device: str, config: Config) -> "Encoder":
     from triage.inference.captioner import load_captioner
-    from triage.inference.encoder import check_known_answer, load_encoder
-    from triage.worker.serving import captions_wanted, recorded_answers
+    from triage.inference.encoder import load_encoder
+    from triage.worker.serving import captions_wanted
 
-    recorded = recorded_answers(config)
     words = captions_wanted(bundle, config)
     encoder = load_encoder(bundle, device=device, dtype=config.inference.dtype, captions=words)
     if encoder.whole is not None:
         load_captioner(bundle, encoder, maximum_new_tokens=config.caption.max_new_tokens)
-    key = encoder.answer_key
+    return encoder
+
+
+def _known_answer(
+    bundle: "Bundle", encoder: "Encoder", device: str, config: Config, record: bool
+) -> str:
+    from triage.inference.bundle import known_vector
+    from triage.inference.encoder import check_known_answer
+    from triage.worker.serving import recorded_answers
+
+    recorded, key = recorded_answers(config), encoder.answer_key
     if record and known_vector(bundle, key, recorded) is None:
         return _record(bundle, encoder, device, config)
     check_known_answer(bundle, encoder, recorded=recorded)

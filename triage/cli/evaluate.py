@@ -95,12 +95,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from triage.learning.judging.statistics import Draws
 
     bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
+    other = open_bundle(arguments.against) if arguments.against else None
     task = _Task(
         arguments=arguments,
         bundle=bundle,
-        other=open_bundle(arguments.against) if arguments.against else None,
+        other=other,
         table=table,
-        selection=selected(arguments, bundle, table, usual="test"),
+        selection=selected(arguments, bundle, table, usual="test", against=other),
         draws=Draws(rounds=arguments.rounds, seed=arguments.seed),
     )
     with images_of(arguments, use=bundle.intended_use) as images:

@@ -30,7 +30,8 @@ def add_judging_options(parser: argparse.ArgumentParser, *, usual: str) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
-        help=f"rows to use (default: {usual} where the rows are split, else all)",
+        help=f"rows to use (default: {usual} where the rows are split, else all but those that the"
+        f" bundle was fitted on; all takes these too)",
     )
     parser.add_argument(
         "--only",
@@ -49,8 +50,12 @@ def add_judging_options(parser: argparse.ArgumentParser, *, usual: str) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=16, help="views at once (default: 16)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N: of the kind that serves"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32 or bfloat16: as [inference] dtype says"
+    )
 
 
 def require_extra(*modules: str) -> None:
@@ -85,15 +90,29 @@ def open_bundle(directory: Path) -> "Bundle":
 
 
 def selected(
-    arguments: argparse.Namespace, bundle: "Bundle", table: "LabelTable", *, usual: str
+    arguments: argparse.Namespace,
+    bundle: "Bundle",
+    table: "LabelTable",
+    *,
+    usual: str,
+    judging: bool = True,
+    against: "Bundle | None" = None,
 ) -> "Selection":
-    """The rows that the options choose."""
+    """The rows that the options choose; `select` tells of the rest."""
     from triage.learning.judging.selection import select
 
     only = dict(arguments.only)
     if len(only) != len(arguments.only):
         raise UsageError("--only names one column twice")
-    return select(bundle, table, split=arguments.split, usual=usual, only=only)
+    return select(
+        bundle,
+        table,
+        split=arguments.split,
+        usual=usual,
+        only=only,
+        judging=judging,
+        against=against,
+    )
 
 
 def embedded(

@@ -27,6 +27,7 @@ from triage.inference.bundle_parts import (
     KNOWN_ANSWER,
     KNOWN_ANSWERS,
     MANIFEST,
+    PATIENTS,
     POOLING,
     TERMS,
     Bank,
@@ -37,12 +38,14 @@ from triage.inference.bundle_parts import (
     floats,
     head_of,
     known_answer_of,
+    patients_of,
     pooling_of,
     terms_of_file,
 )
 from triage.inference.calibration import Calibration
 from triage.inference.features import QueryPooling, Terms
 from triage.inference.heads import Head, width
+from triage.inference.patients import Patients
 from triage.records import ModelIdentity, ViewSpec
 from triage.rules.eligibility import IntendedUse
 
@@ -63,6 +66,7 @@ class Bundle:
     calibration: Calibration | None  # where there is a head
     pooling: QueryPooling | None
     terms: Terms | None
+    patients: Patients | None  # None: it does not record whom it has seen
     bank: Bank | None
     known_answer: KnownAnswer
     card: str
@@ -136,6 +140,7 @@ def load_bundle(directory: Path | str, *, check_encoder: bool = True) -> Bundle:
         calibration=calibration,
         pooling=pooling_of(files.get(POOLING)),
         terms=terms_of_file(files.get(TERMS)),
+        patients=patients_of(files.get(PATIENTS)),
         bank=bank_of_file(files.get(BANK), manifest),
         known_answer=known_answer_of(files[KNOWN_ANSWER], manifest),
         card=files[CARD].decode("utf-8", errors="replace"),
@@ -237,6 +242,12 @@ def embedding_scope(
     """What an embedding depends on beside the view (DESIGN section 3.8)."""
     scope = f"{encoder_digest}|{preprocessing_version}|{answer_key}"
     return f"{scope}|{features_digest}" if features_digest else scope
+
+
+def hardware_of(scope: str) -> tuple[str, str]:
+    """(dtype, device class) of an `embedding_scope`."""
+    dtype, _, device_class = scope.split("|")[2].partition("-")
+    return dtype, device_class
 
 
 def digest_of(value: object) -> str:

@@ -69,8 +69,23 @@ class CalibrationRecord:
     labels_digest: str = ""  # SHA-256 of the table of labels
     prevalence: Mapping[str, float] = field(default_factory=dict)  # shifted to; empty = no shift
     target_sensitivity: float | None = None  # that the operating points were chosen for
+    confidence: float | None = None  # with which they show it
     # By finding, why its positives do not support the target; a finding not named is supported.
     refusals: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = ""  # of the embeddings that it was fitted on; "" = not recorded
+    device_class: str = ""  # that made them
+    local_findings: tuple[str, ...] = ()  # that `local` holds for, while it may not for all
+
+    def is_local(self, finding: str) -> bool:
+        """Whether this finding was fitted on studies of the site that uses the bundle."""
+        return self.local or finding in self.local_findings
+
+    @property
+    def where(self) -> str:
+        """The arithmetic and the kind of device that it holds for, in words."""
+        if not self.dtype:
+            return "at a dtype and on a device that it does not tell"
+        return f"at {self.dtype} on {self.device_class}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +254,12 @@ def _calibration(value: Any) -> CalibrationRecord | None:
     _same_keys(value, {entry.name for entry in fields(CalibrationRecord)}, "calibration")
     if value["kind"] not in calibrations.KINDS:
         raise BundleError(f"bundle.json: calibration kind {value['kind']!r} is not known")
-    target = value["target_sensitivity"]
+    target, confidence = value["target_sensitivity"], value["confidence"]
+    dtype, names = _of(value, "dtype", str), _of(value, "local_findings", list)
+    if dtype and dtype not in DTYPES:
+        raise BundleError(f"bundle.json: calibration dtype {dtype!r} is not known")
+    if not all(isinstance(name, str) for name in names):
+        raise BundleError("bundle.json: calibration.local_findings is no list of names")
     refusals = _of(value, "refusals", dict)
     if not all(isinstance(reason, str) for reason in refusals.values()):
         raise BundleError("bundle.json: calibration.refusals has a reason that is no text")
@@ -254,7 +274,11 @@ def _calibration(value: Any) -> CalibrationRecord | None:
         labels_digest=_of(value, "labels_digest", str),
         prevalence={name: _share(shares, name) for name in shares},
         target_sensitivity=None if target is None else _share(value, "target_sensitivity"),
+        confidence=None if confidence is None else _share(value, "confidence"),
         refusals=dict(refusals),
+        dtype=dtype,
+        device_class=_of(value, "device_class", str),
+        local_findings=tuple(names),
     )
 
 

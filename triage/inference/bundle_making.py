@@ -35,6 +35,7 @@ from triage.inference.bundle_parts import (
     KNOWN_ANSWER,
     KNOWN_ANSWERS,
     MANIFEST,
+    PATIENTS,
     POOLING,
     TERMS,
 )
@@ -54,6 +55,7 @@ from triage.inference.features import (
     terms_text,
 )
 from triage.inference.heads import Head, check_head, finding_count, head_arrays, kind_of
+from triage.inference.patients import Patients, patients_arrays
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
 
@@ -105,6 +107,7 @@ def init_bundle(
     terms: Terms | None = None,
     fitted: Fitted | None = None,
     training: Mapping[str, Any] | None = None,
+    patients: Patients | None = None,
     figures: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtypes: tuple[str, ...] = ("auto",),
@@ -143,6 +146,7 @@ def init_bundle(
     manifest = manifest if fitted is None else _headed(manifest, fitted)
     parts = {CARD: (card or CARD_WITHOUT_HEAD.format(name=name, version=version)).encode()}
     parts |= _feature_parts(manifest.features, pooling, terms) | _fitted_parts(fitted)
+    parts |= _patients_part(patients)
     out.mkdir(parents=True, exist_ok=True)
     encoders = _encoders(out, manifest, pooling, terms, device=device, dtypes=dtypes)
     parts[KNOWN_ANSWER] = _answer_bytes(manifest.view.size_px, encoders)
@@ -157,7 +161,7 @@ def derive_bundle(
     calibration: Calibration | None = None,
     record: CalibrationRecord | None = None,
     findings: tuple[FindingSpec, ...] | None = None,
-    training: Mapping[str, Any] | None = None,
+    patients: Patients | None = None,
     figures: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> Bundle:
@@ -174,14 +178,14 @@ def derive_bundle(
     findings = old.findings if findings is None else findings
     fitted = _recalibrated(bundle, findings, calibration, record)
     parts = {file: (bundle.directory / file).read_bytes() for file in old.files}
-    parts |= _fitted_parts(fitted) | ({} if card is None else {CARD: card.encode()})
+    parts |= _fitted_parts(fitted) | _patients_part(patients)
+    parts |= {} if card is None else {CARD: card.encode()}
     manifest = replace(
         old,
         schema_version=SCHEMA_VERSION,
         version=version or old.version,
         findings=findings,
         calibration=_record_of(fitted) if fitted else None,
-        training=dict(old.training if training is None else training),
         figures=dict(old.figures if figures is None else figures),
     )
     with aside(out) as draft:
@@ -297,6 +301,10 @@ def _fitted_parts(fitted: Fitted | None) -> dict[str, bytes]:
         stored = {name: array.astype(np.float32) for name, array in arrays.items()}
         parts[BANK] = save_arrays({**stored, "vectors": fitted.bank_vectors.astype(np.float16)})
     return parts
+
+
+def _patients_part(patients: Patients | None) -> dict[str, bytes]:
+    return {PATIENTS: save_arrays(patients_arrays(patients))} if patients else {}
 
 
 def _recalibrated(

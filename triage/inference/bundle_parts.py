@@ -18,6 +18,7 @@ from triage.inference.bundle_fields import Manifest
 from triage.inference.calibration import Calibration, read_calibration
 from triage.inference.features import QueryPooling, Terms, read_pooling, read_terms
 from triage.inference.heads import Head, LinearHead, check_head, finding_count, read_head
+from triage.inference.patients import Patients, read_patients
 
 MANIFEST: Final = "bundle.json"
 CARD: Final = "card.md"
@@ -25,10 +26,11 @@ HEAD: Final = "head.safetensors"
 CALIBRATION: Final = "calibration.safetensors"
 POOLING: Final = "pooling.safetensors"
 TERMS: Final = "terms.json"
+PATIENTS: Final = "patients.safetensors"  # may be missing: then it is not known whom it has seen
 BANK: Final = "bank.safetensors"
 KNOWN_ANSWER: Final = "known_answer.safetensors"
 KNOWN_ANSWERS: Final = "known_answers"  # directory of later recordings
-BUNDLED: Final = frozenset({CARD, HEAD, CALIBRATION, POOLING, TERMS, BANK, KNOWN_ANSWER})
+BUNDLED: Final = frozenset({CARD, HEAD, CALIBRATION, POOLING, TERMS, PATIENTS, BANK, KNOWN_ANSWER})
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -62,7 +64,8 @@ def check_list(manifest: Manifest) -> None:
         raise BundleError(f"{MANIFEST} lists {min(odd)}, which is no part of a bundle")
     if missing := wanted - listed:
         raise BundleError(f"{MANIFEST} does not list {min(missing)}, of which it speaks")
-    if odd := listed - wanted:
+    optional = {PATIENTS} if manifest.schema_version > 1 else set()
+    if odd := listed - wanted - optional:
         raise BundleError(f"{MANIFEST} lists {min(odd)}, of which it does not speak")
     if manifest.schema_version > 1 and bool(manifest.calibration) != bool(manifest.head_kind):
         raise BundleError(f"{MANIFEST} has a head without a calibration, or the reverse")
@@ -155,6 +158,11 @@ def pooling_of(data: bytes | None) -> QueryPooling | None:
 def terms_of_file(data: bytes | None) -> Terms | None:
     """The terms of captions; None for a bundle without."""
     return None if data is None else read_terms(data)
+
+
+def patients_of(data: bytes | None) -> Patients | None:
+    """Whom the bundle has seen; None for a bundle that does not record it."""
+    return None if data is None else read_patients(arrays_of(data, PATIENTS))
 
 
 def arrays_of(data: bytes, name: str) -> Arrays:

@@ -44,6 +44,15 @@ CALIBRATE = (
     ' or set mode = "shadow", or serve_without_local_calibration = true, in its [[models]] entry.'
     " Then restart the daemon."
 )
+CALIBRATED_ELSEWHERE = (
+    "it was calibrated {there} and runs here at {dtype} on {device_class}, so it is a shadow only"
+)
+CALIBRATE_HERE = (
+    "Run `triage calibrate` on the machine that serves, with --device {device} --dtype {dtype}, and"
+    " name the bundle that it makes; or serve it as it was calibrated, by dtype under [inference]"
+    ' and devices in its [[models]] entry; or set mode = "shadow", or'
+    " serve_without_local_calibration = true, in that entry. Then restart the daemon."
+)
 LEAST_VIEW = ViewSpec(rendering="dicom", size_px=8)  # for a bundle whose own cannot be read
 
 
@@ -120,18 +129,19 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
         captions=words,
     )
     describe = _describe(bundle, encoder, config.caption.max_new_tokens) if words else None
-    mode, reason = mode_of(bundle, model, config)
+    scope = cache_scope(bundle, encoder)
+    mode, reason, hint = mode_of(bundle, model, config, scope)
     if reason:
-        log.warning("model_only_shadow", model=bundle.identity.name, reason=reason, hint=CALIBRATE)
+        log.warning("model_only_shadow", model=bundle.identity.name, reason=reason, hint=hint)
     return LoadedModel(
         identity=bundle.identity,
         mode=mode,
         shadow_reason=reason,
-        shadow_hint=CALIBRATE if reason else "",
+        shadow_hint=hint,
         view_spec=bundle.view_spec,
         intended_use=bundle.intended_use,
         not_for_clinical_use=bundle.not_for_clinical_use or config.demonstration,
-        cache_scope=cache_scope(bundle, encoder),
+        cache_scope=scope,
         encode=encode_with(encoder, keep_features=describe is not None),
         classify=_classify(bundle) if bundle.head is not None else None,
         check=lambda: check_known_answer(bundle, encoder, recorded=recorded_answers(config)),
@@ -139,16 +149,29 @@ def _open(model: ModelConfig, config: Config, slot: int) -> LoadedModel:
     )
 
 
-def mode_of(bundle: "Bundle", model: ModelConfig, config: Config) -> tuple[Mode, str]:
-    """Return how a bundle runs, and why it is a shadow although configured to serve.
+def mode_of(
+    bundle: "Bundle", model: ModelConfig, config: Config, scope: str
+) -> tuple[Mode, str, str]:
+    """Return how a bundle runs; where it is a shadow against its entry, why, and what to do.
 
-    A threshold belongs to a site: outside demonstration mode a head serves only once it was
-    calibrated on local studies, or where the configuration says otherwise in so many words.
+    A threshold belongs to a site, a dtype and a kind of device: outside demonstration mode a head
+    serves only where it was calibrated on local studies by embeddings as it makes them here (of
+    `scope`), or where the configuration says otherwise in so many words.
     """
+    from triage.inference.bundle import hardware_of
+
+    record = bundle.manifest.calibration
     excused = config.demonstration or model.serve_without_local_calibration
-    if model.mode is Mode.SHADOW or excused or bundle.head is None or bundle.locally_calibrated:
-        return model.mode, ""
-    return Mode.SHADOW, NOT_CALIBRATED
+    if model.mode is Mode.SHADOW or excused or bundle.head is None:
+        return model.mode, "", ""
+    if record is None or not record.local:
+        return Mode.SHADOW, NOT_CALIBRATED, CALIBRATE
+    dtype, device_class = hardware_of(scope)
+    if (record.dtype, record.device_class) == (dtype, device_class):
+        return model.mode, "", ""
+    reason = CALIBRATED_ELSEWHERE.format(there=record.where, dtype=dtype, device_class=device_class)
+    device = device_class.partition("-")[0]
+    return Mode.SHADOW, reason, CALIBRATE_HERE.format(device=device, dtype=dtype)
 
 
 def captions_wanted(bundle: "Bundle", config: Config) -> bool:

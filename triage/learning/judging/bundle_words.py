@@ -17,19 +17,16 @@ def points_of(bundle: "Bundle") -> dict[str, float]:
 def refusals_of(bundle: "Bundle") -> dict[str, str]:
     """Why no sensitivity stands behind an operating point, by finding; supported ones are absent.
 
-    Of a bundle that was not calibrated on local studies no point is supported.
+    Of a finding that was not calibrated on local studies no point is supported.
     """
     record = bundle.manifest.calibration
-    refusals = dict(record.refusals) if record else {}
-    if record is None or not record.local:
-        names = (spec.name for spec in bundle.manifest.findings)
-        return dict.fromkeys(names, "it was chosen on other studies than local ones") | refusals
-    if record.target_sensitivity is None:
-        names = (spec.name for spec in bundle.manifest.findings)
-        return (
-            dict.fromkeys(names, "the bundle records no sensitivity it was chosen for") | refusals
-        )
-    return refusals
+    said = {}
+    for name in (spec.name for spec in bundle.manifest.findings):
+        if record is None or not record.is_local(name):
+            said[name] = "it was chosen on other studies than local ones"
+        elif record.target_sensitivity is None:
+            said[name] = "the bundle records no sensitivity it was chosen for"
+    return said | (dict(record.refusals) if record else {})
 
 
 def unlabelled(bundle: "Bundle", judged: Sequence[str], labelled: Sequence[str]) -> tuple[str, ...]:
@@ -63,6 +60,8 @@ def judged_model(bundle: "Bundle") -> Model:
             words += f", {record.images} images of {record.patients} patients"
         if record.date:
             words += f", {record.date}"
+        if record.dtype:
+            words += f", {record.where}"
         if record.target_sensitivity is not None:
             words += f", for a sensitivity of {record.target_sensitivity:g}"
     return Model(

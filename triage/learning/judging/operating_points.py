@@ -7,8 +7,8 @@ threshold then lies at the (k+1)-th lowest positive score: a distribution-free t
 all there is no threshold, only a `Refusal` that says how many patients are there and needed.
 
 Images of one patient are not independent, so each patient counts once, by the lowest score of its
-positive images: a patient with one missed image counts as missed. Choose on calibration patients,
-report on others.
+positive images: a patient with one missed image counts as missed, and so does one with an image
+that the gate turned away. Choose on calibration patients, report on others.
 """
 
 from collections.abc import Sequence
@@ -46,10 +46,18 @@ class Refusal:
     confidence: float
     positives: int
     needed: int
+    turned_away: int = 0  # of the positives: missed at any threshold
 
     @property
     def reason(self) -> str:
         """One sentence for a person."""
+        if self.turned_away:
+            return (
+                f"the gate turned away images of {self.turned_away} of {self.positives} patients"
+                f" with the finding, who count as missed: {self.needed} are needed, no other of"
+                f" them missed, to show a sensitivity of {self.target:g} with"
+                f" {self.confidence:.0%} confidence"
+            )
         return (
             f"{self.positives} patients with the finding cannot show a sensitivity of"
             f" {self.target:g} with {self.confidence:.0%} confidence: {self.needed} are needed,"
@@ -67,19 +75,22 @@ def threshold_for(
 ) -> OperatingPoint | Refusal:
     """Choose the highest threshold that shows `sensitivity`; rows without `groups` are patients.
 
-    Truth is 0/1 without masked rows. The threshold stands a little below the deciding score, as far
-    as that flags no further image here, so that rounding elsewhere cannot lose that patient.
+    Truth is 0/1 without masked rows; an image that the gate turned away has the score -inf. The
+    threshold stands a little below the deciding score, as far as that flags no further image here,
+    so that rounding elsewhere cannot lose that patient.
     """
     positive, values = np.asarray(truth).astype(np.bool_), np.asarray(scores, np.float64)
     labels = np.arange(values.size) if groups is None else np.asarray(groups)
     lowest = _lowest_by_group(values[positive], labels[positive])
+    turned_away = int(np.isneginf(lowest).sum())
     allowed = allowed_misses(lowest.size, sensitivity, confidence)
-    if allowed is None:
+    if allowed is None or allowed < turned_away:
         return Refusal(
             target=sensitivity,
             confidence=confidence,
             positives=lowest.size,
-            needed=needed_positives(sensitivity, 0, confidence),
+            needed=needed_positives(sensitivity, turned_away, confidence),
+            turned_away=turned_away,
         )
     deciding = float(np.sort(lowest)[allowed])
     below = values[values < deciding]

@@ -1,22 +1,33 @@
 """Which rows of a table a bundle is calibrated or judged on, and what is wrong with that choice.
 
-A split is what the rows state; where the bundle was trained on this very file, it is what that
-training drew, repeated from its record. Rows that the training has seen give figures that are too
-good: they are allowed, because a person may want them, and said.
+A bundle knows by their hashes whom its training and its calibrations have seen, so a patient is
+known again in any table, whatever else has changed in it. Rows of patients that it was fitted on
+are training rows, whatever they state, and left out unless a person asks for them by --split; a row
+that states no split is in the one that the training has put its patient in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from triage.errors import PermanentError
+import numpy as np
+from numpy.typing import NDArray
+
 from triage.learning.material.labels import SPLITS, LabelError, LabelTable
-from triage.learning.material.splits import grouped_split
+from triage.learning.material.splits import names_to_ask
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
 
 ALL: Final = "all"
+TRAIN: Final = "train"
+CALIBRATION: Final = "calibration"
+Mask = NDArray[np.bool_]
+SEEN: Final[Mapping[str, str]] = {
+    TRAIN: "whom the bundle was fitted on: figures on them are much too good",
+    "val": "by whom it was chosen among other fits: figures on them are too good",
+    CALIBRATION: "whom it was calibrated on: its operating points look better here than they are",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,7 @@ class Selection:
     rows: tuple[int, ...]
     words: str
     warnings: tuple[str, ...]
+    training_rows: int = 0  # among them, that the bundle was fitted on or, unknown, may have been
 
 
 def select(
@@ -35,88 +47,153 @@ def select(
     split: str | None,
     usual: str,
     only: Mapping[str, str] | None = None,
+    judging: bool = True,
+    against: "Bundle | None" = None,
 ) -> Selection:
-    """Choose the rows of `split` (`usual` where none is named and the table is split; "all").
+    """Choose the rows of `split`; where none is named, of `usual`, and of whoever is in no split.
 
-    `only` keeps rows whose strata have these values. Raises LabelError where nothing is left.
+    The latter only where no row states a split: then they are patients new to the bundle, or it
+    records nobody. `only` keeps rows whose strata have these values; without `judging` it does not
+    matter whom an earlier calibration has seen; `against` is a second bundle that is judged on the
+    same rows. Raises LabelError where nothing is left.
     """
-    splits = splits_of(bundle, table)
-    name = split or (usual if any(splits.values()) else ALL)
-    if name == ALL:
-        rows: Sequence[int] = range(len(table.rows))
-        words = "all rows"
-    else:
-        rows, words = splits.get(name, []), f"split {name}"
-    for column, value in (only or {}).items():
-        if not any(column in row.strata for row in table.rows):
-            raise LabelError(
-                f"the labels have no column {column!r} to choose by",
-                hint="Add it with --strata.",
-            )
-        rows = [row for row in rows if table.rows[row].strata.get(column) == value]
-        words += f", {column} = {value}"
+    seen = seen_of(bundle, table)
+    places = _places(table, seen)
+    stated = any(row.split for row in table.rows)
+    wanted = {split or usual} if split or stated else {usual, ""}
+    wanted = {*SPLITS, ""} if split == ALL else wanted
+    kept = _only(table, only or {})
+    rows = [row for row in kept if places[row] in wanted]
+    words = _words(wanted, [places[row] for row in kept], only or {})
     if not rows:
         raise LabelError(
             f"the labels have no row of {words}",
             hint="Fill the column split, or choose by --split train, val, test or all.",
         )
+    said = _left_out(table, places, kept, wanted)
+    said += [*_seen(seen, table, rows, judging=judging), *_unknown(bundle, seen, judging=judging)]
+    if against is not None:
+        other = seen_of(against, table)
+        second = [*_seen(other, table, rows), *_unknown(against, other)]
+        said += [f"Second bundle: {each}" for each in second]
+    if not table.is_grouped:
+        said.append(
+            "The labels name no patient (patient_group): each row counts as a patient of its own,"
+            " and a bundle that has seen it knows it by its name alone."
+        )
     return Selection(
-        rows=tuple(rows), words=words, warnings=tuple(_warnings(bundle, table, rows, splits))
+        rows=tuple(rows),
+        words=words,
+        warnings=tuple(said),
+        training_rows=_training_rows(seen, table, rows),
     )
 
 
-def splits_of(bundle: "Bundle", table: LabelTable) -> dict[str, list[int]]:
-    """Rows by split: as the bundle's training drew them from this file, else as they state it."""
-    record = bundle.manifest.training
-    if _trained_on(record, table):
-        try:
-            seed, shares = int(record["choices"]["seed"]), dict(record["shares_of_unstated"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise PermanentError(
-                "the record of the bundle's training does not say how its rows were divided",
-                hint="Fill the column split of the labels.",
-            ) from error
-        return grouped_split(table, seed=seed, shares=shares)
+def seen_of(bundle: "Bundle", table: LabelTable) -> dict[str, Mask]:
+    """By use, which rows (N,) are of patients that the bundle has seen; only what it records."""
+    from triage.inference.patients import seen_among
+
+    if bundle.patients is None:
+        return {}
+    names = [name for row in table.rows for name in names_to_ask(row)]
+    found = seen_among(bundle.patients, names)
     return {
-        name: [number for number, row in enumerate(table.rows) if row.split == name]
-        for name in SPLITS
+        use: np.asarray(mask.reshape(len(table.rows), -1).any(axis=1), np.bool_)
+        for use, mask in found.items()
     }
 
 
-def _trained_on(record: Mapping[str, Any], table: LabelTable) -> bool:
-    labels = record.get("labels")
-    return isinstance(labels, Mapping) and labels.get("digest") == table.digest
+def _places(table: LabelTable, seen: Mapping[str, Mask]) -> list[str]:
+    """The split of each row; "" where neither the row nor the bundle says one."""
+    places = np.array([row.split for row in table.rows], dtype="<U5")
+    for use in ("val", "test"):
+        if use in seen:
+            places[seen[use] & (places == "")] = use
+    if TRAIN in seen:
+        places[seen[TRAIN]] = TRAIN
+    return [str(place) for place in places]
 
 
-def _warnings(
-    bundle: "Bundle", table: LabelTable, rows: Sequence[int], splits: Mapping[str, list[int]]
+def _only(table: LabelTable, only: Mapping[str, str]) -> list[int]:
+    for column in only:
+        if not any(column in row.strata for row in table.rows):
+            raise LabelError(
+                f"the labels have no column {column!r} to choose by",
+                hint="Add it with --strata.",
+            )
+    return [
+        number
+        for number, row in enumerate(table.rows)
+        if all(row.strata.get(column) == value for column, value in only.items())
+    ]
+
+
+# --- what is said
+
+
+def _words(wanted: Set[str], places: Sequence[str], only: Mapping[str, str]) -> str:
+    left = sum(place not in wanted for place in places)
+    if "" not in wanted or (left and "" not in places):
+        words = f"split {max(wanted)}"
+    else:
+        words = f"all rows but {left} of other splits" if left else "all rows"
+    return words + "".join(f", {column} = {value}" for column, value in only.items())
+
+
+def _left_out(
+    table: LabelTable, places: Sequence[str], kept: Sequence[int], wanted: Set[str]
 ) -> list[str]:
+    """Rows that a reader would have expected among those chosen."""
     said = []
-    trained = _trained_on(bundle.manifest.training, table)
-    for name, what in (
-        ("train", "were used to fit this bundle: figures on them are much too good"),
-        ("val", "were used to choose among fits of this bundle: figures on them are too good"),
+    if TRAIN not in wanted and (
+        count := sum(
+            places[row] == TRAIN and table.rows[row].split in wanted | {""} for row in kept
+        )
     ):
-        seen = {table.rows[row].patient for row in splits.get(name, [])}
-        count = sum(table.rows[row].patient in seen for row in rows)
-        if count and trained:
-            said.append(f"{count} of these {len(rows)} rows {what}.")
-        elif count and name == "train":
-            said.append(
-                f"{count} of these {len(rows)} rows are marked as training rows; if the bundle was"
-                f" fitted on them, figures on them are much too good."
-            )
-    record = bundle.manifest.calibration
-    fitted_here = record is not None and (record.local or record.target_sensitivity is not None)
-    if record is not None and fitted_here and record.labels_digest == table.digest:
-        seen = {table.rows[row].patient for row in splits.get("val", [])}
-        if any(table.rows[row].patient in seen for row in rows) or not any(splits.values()):
-            said.append(
-                "The bundle was calibrated on rows of this file, and these may be among them: its"
-                " operating points look better here than they are."
-            )
-    if not table.is_grouped:
         said.append(
-            "The labels name no patient (patient_group): each row counts as a patient of its own."
+            f"{count} rows were left out, for the bundle was fitted on patients of their names"
+            f" (patient_group, else file or study); --split all takes them too. If they are others,"
+            f" give them names of their own."
+        )
+    if "" not in wanted and (count := sum(places[row] == "" for row in kept)):
+        said.append(f"{count} rows are in no split and were left out; --split all takes them too.")
+    return said
+
+
+def _training_rows(seen: Mapping[str, Mask], table: LabelTable, rows: Sequence[int]) -> int:
+    """How many of the rows the bundle was fitted on; where it does not say, are marked so."""
+    if TRAIN in seen:
+        return int(seen[TRAIN][list(rows)].sum())
+    return sum(table.rows[row].split == TRAIN for row in rows)
+
+
+def _seen(
+    seen: Mapping[str, Mask], table: LabelTable, rows: Sequence[int], *, judging: bool = True
+) -> list[str]:
+    """How many of the rows are of patients that the bundle has seen."""
+    said = []
+    for use, what in SEEN.items():
+        if use not in seen or (use == CALIBRATION and not judging):
+            continue
+        if count := int(seen[use][list(rows)].sum()):
+            said.append(f"{count} of these {len(rows)} rows are of patients {what}.")
+    if TRAIN not in seen and (marked := _training_rows(seen, table, rows)):
+        said.append(
+            f"{marked} of these {len(rows)} rows are marked as training rows; if the bundle was"
+            f" fitted on them, figures on them are much too good."
         )
     return said
+
+
+def _unknown(bundle: "Bundle", seen: Mapping[str, Mask], *, judging: bool = True) -> list[str]:
+    """What cannot be told, because the bundle does not record it."""
+    record = bundle.manifest.calibration
+    fitted = record is not None and (record.local or record.target_sensitivity is not None)
+    lacking = ["fitted"] if TRAIN not in seen else []
+    lacking += ["calibrated"] if judging and fitted and CALIBRATION not in seen else []
+    if not lacking:
+        return []
+    return [
+        f"The bundle does not record whom it was {' and '.join(lacking)} on: whether these rows"
+        f" are among them cannot be told."
+    ]

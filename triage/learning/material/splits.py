@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from triage.learning.material.labels import LabelError, LabelTable
+from triage.learning.material.labels import LabelError, LabelRow, LabelTable
 
 TRAIN_VAL_TEST: Final[Mapping[str, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -75,6 +75,21 @@ def require_grouped(table: LabelTable, splits: Mapping[str, Sequence[int]]) -> N
                 _refuse(table, [row, index])
 
 
+def names_to_keep(row: LabelRow) -> tuple[str, ...]:
+    """Return what a bundle that has seen this row knows it by (`inference.patients`)."""
+    patient = _name(row)
+    return (patient, f"image {row.subject}") if row.group else (patient,)
+
+
+def names_to_ask(row: LabelRow) -> tuple[str, str]:
+    """Return what a bundle may know this row by: its patient, or the image under another name.
+
+    The image alone counts where one of the two tables, then or now, names no patient: files of
+    two patients may bear one name.
+    """
+    return _name(row), f"subject {row.subject}" if row.group else f"image {row.subject}"
+
+
 def _patients(table: LabelTable, indices: Iterable[int]) -> dict[str, list[int]]:
     patients: dict[str, list[int]] = defaultdict(list)
     for index in indices:
@@ -89,13 +104,12 @@ def _strata(table: LabelTable, patients: Mapping[str, Sequence[int]], seed: int)
         shown = zip(*(table.rows[i].truth for i in indices), strict=True)
         strata[tuple(1.0 in values for values in shown)].append(patient)
     for stratum in strata.values():
-        stratum.sort(key=lambda patient: _key(_name(table, patients[patient]), seed))
+        stratum.sort(key=lambda patient: _key(_name(table.rows[patients[patient][0]]), seed))
     return [strata[kind] for kind in sorted(strata, key=lambda kind: (len(strata[kind]), kind))]
 
 
-def _name(table: LabelTable, indices: Sequence[int]) -> str:
+def _name(row: LabelRow) -> str:
     """What a patient is called wherever its rows stand in the file."""
-    row = table.rows[indices[0]]
     return f"group {row.group}" if row.group else f"subject {row.subject}"
 
 

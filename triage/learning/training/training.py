@@ -19,6 +19,7 @@ from triage.inference.bundle import Bundle, digest_of, load_bundle
 from triage.inference.bundle_fields import NAME, RENDERINGS
 from triage.inference.bundle_making import Fitted, init_bundle
 from triage.inference.bundle_parts import MANIFEST
+from triage.inference.patients import Patients
 from triage.learning.material.images import Images
 from triage.learning.material.labels import FILE, LabelRow, LabelTable
 from triage.learning.material.splits import TRAIN_VAL_TEST, grouped_split, require_grouped
@@ -32,7 +33,7 @@ from triage.learning.methods.material import (
 )
 from triage.learning.training.provisional import FindingPlan, standing_on
 from triage.learning.training.training_card import card
-from triage.learning.training.training_record import peak_memory_mib, record_of
+from triage.learning.training.training_record import patients_of, peak_memory_mib, record_of
 from triage.pocket import BUNDLE as POCKET
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
@@ -89,7 +90,8 @@ def train(plan: Plan) -> Bundle:
             "total_s": round(time.monotonic() - began, 2),
             "peak_memory_mib": peak_memory_mib(),
         }
-        made = _write(plan, trained, fitted, record, work / "made")
+        patients = patients_of(plan, material.splits)
+        made = _write(plan, trained, fitted, record, patients=patients, made=work / "made")
         made.rename(out)
     return load_bundle(out, check_encoder=False)
 
@@ -201,7 +203,13 @@ def _material(plan: Plan, work: Path) -> Material:
 
 
 def _write(
-    plan: Plan, trained: Trained, fitted: Fitted, record: Mapping[str, Any], made: Path
+    plan: Plan,
+    trained: Trained,
+    fitted: Fitted,
+    record: Mapping[str, Any],
+    *,
+    patients: Patients,
+    made: Path,
 ) -> Path:
     encoder = trained.encoder
     if encoder.is_relative_to(made.parent):  # made by the method: it becomes part of the bundle
@@ -224,6 +232,7 @@ def _write(
         terms=trained.terms,
         fitted=fitted,
         training=record,
+        patients=patients,
         device=plan.device,
         dtypes=(plan.dtype,),
     )

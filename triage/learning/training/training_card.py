@@ -38,7 +38,8 @@ Labels {digest}: {rows} rows, {grouped}.
 |---|---|---|---|
 {splits}
 
-The test split was not looked at.
+The test split was not looked at. Who is in which split stands in the bundle as hashes alone, so
+that `triage evaluate` knows them again.
 
 ## How
 

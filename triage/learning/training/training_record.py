@@ -1,11 +1,11 @@
 """The record of a training: every choice and what came of it, for `training` in bundle.json.
 
-Counts only: no subject, no file name, no patient.
+Counts only: no subject, no file name, no patient. Whom it has seen stands beside it, in hashes.
 """
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,10 @@ import numpy as np
 
 from triage.inference.bundle import digest_of
 from triage.inference.bundle_making import Fitted
+from triage.inference.patients import Patients, new_patients
 from triage.learning.material.labels import LabelTable
+from triage.learning.material.splits import names_to_keep
+from triage.learning.methods import METHODS
 from triage.learning.methods.looking import reference_of
 from triage.learning.methods.material import Material, Trained, logits_of
 from triage.pocket.fit import auroc
@@ -54,6 +57,21 @@ def record_of(plan: "Plan", material: Material, trained: Trained, fitted: Fitted
         "software": {name: version(name) for name in ("torch", "transformers", "numpy")}
         | {"python": sys.version.split()[0]},
     }
+
+
+def patients_of(plan: "Plan", splits: Mapping[str, Sequence[int]]) -> Patients:
+    """Whom the bundle has seen, by split, test too: so that its splits are known again.
+
+    A method without labels has fitted nothing but what stands provisionally, on known truth.
+    """
+    rows = plan.table.rows
+    labels = METHODS[plan.method].needs_labels
+    seen: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for name, indices in splits.items():
+        for row in (rows[i] for i in indices):
+            if labels or (name == "val" and not np.isnan(row.truth).all()):
+                seen[name] += names_to_keep(row)
+    return new_patients(seen)
 
 
 def _split_record(table: LabelTable, rows: Sequence[int]) -> dict[str, Any]:
