@@ -19,7 +19,9 @@ from triage.learning.judging.evaluation import FindingFigures, evaluate
 from triage.learning.judging.scoring import Scored, score
 from triage.learning.judging.statistics import Draws, auroc
 from triage.learning.material.embedding import embed_rows
-from triage.learning.material.labels import LabelTable, read_labels
+from triage.learning.material.label_columns import Asked
+from triage.learning.material.label_reading import read_labels
+from triage.learning.material.labels import LabelTable
 from triage.learning.material.lens import lens_of_bundle
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class TestSplit:
 
 
 def split_of(labels: Path, images: Path, name: str) -> TestSplit:
-    table = read_labels(labels, positive={"label": FINDING}, strata=["source", "matched"])
+    table = read_labels(labels, Asked(positive={"label": FINDING}, strata=["source", "matched"]))
     rows = tuple(at for at, row in enumerate(table.rows) if row.split == name)
     return TestSplit(table=table, images=images, rows=rows)
 

@@ -1,6 +1,7 @@
 """`triage calibrate` and `triage evaluate`, from labelled films to a new bundle and a report."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +147,26 @@ def test_a_wish_that_cannot_be_meant_is_a_usage_error(here: Path, wrong: tuple[s
     assert code == USAGE
 
 
-def test_rows_the_calibration_has_seen_are_named_when_they_judge_it(
+def test_rows_the_calibration_has_seen_and_copies_are_named(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "one.csv").write_text(
-        "\n".join(line.rsplit(",", 2)[0] for line in (here / "labels.csv").read_text().splitlines())
-    )
+    lines = [line.rsplit(",", 2)[0] for line in (here / "labels.csv").read_text().splitlines()]
+    shutil.copy(here / "0.png", here / "copy.png")
+    (here / "one.csv").write_text("\n".join([*lines, "copy.png,another,0"]))
     given = ("--labels", str(here / "one.csv"), "--images", str(here), "--device", "cpu")
-    assert main(["calibrate", str(BUNDLE), *given, "--out", "local"]) == 0
-    capsys.readouterr()
+    assert main(["calibrate", str(BUNDLE), *given, "--out", "local", "--json"]) == 0
+    copies = f"more than one patient: rows 2 and {len(lines) + 1}."
+    assert copies in document(capsys)["warnings"][-1]
+    other = here / "other.csv"  # the calibration has seen these patients in another file
+    other.write_text("\n".join([lines[0], "copy.png,another,0", *lines[1:]]))
+    given = ("--labels", str(other), *given[2:])
     report = ("--report", "report", "--rounds", "100", "--json")
-    assert judge("evaluate", here, *report, bundle="local") == 0  # of another file of labels
+    assert main(["evaluate", "local", *given, *report]) == 0
     said = document(capsys)
-    rows = 2 * EACH + 1
-    assert said["rows"] == "split test"
-    assert any(
-        f"{rows} of these {rows} rows are of patients whom it was calibrated on" in note
-        for note in said["notes"]
-    )
+    assert said["rows"] == "all rows"
+    known = f"{len(lines)} of these {len(lines)} rows are of patients whom it was calibrated on"
+    assert any(known in note for note in said["notes"])
+    assert any("more than one patient: rows 2 and 3." in note for note in said["notes"])
 
 
 # --- evaluate

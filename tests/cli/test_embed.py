@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.cli.site import Site
 from tests.dicom_files import make_dx, to_bytes
+from tests.learning.films import text_reader
 from triage.cli.command_line import main
 from triage.cli.verbs import USAGE
 from triage.database.connection import open_database
@@ -64,7 +65,18 @@ def test_a_directory_is_embedded_and_told_in_one_document(
     assert embed("--json") == 0
     told = document(capsys)
     assert (told["rows"], told["subjects"], told["views"]) == (3, 3, 3)
-    assert (told["findings"], told["left_out"]) == (["abnormal"], [])
+    assert (told["left_out"], told["same_pixels"], told["pooling"]) == ([], [], "mean")
+    assert told["findings"] == [
+        {
+            "name": "abnormal",
+            "column": "label",
+            "positive": "abnormal",
+            "negative": ["normal"],
+            "positives": 1,
+            "negatives": 1,
+            "unknown": 1,
+        }
+    ]
     made = load_embedding_set(here / "out")
     assert made.subjects == ("0.png", "1.png", "2.png")
     assert {vectors.shape for vectors in made.vectors} == {(1, told["width"])}
@@ -78,6 +90,28 @@ def test_an_encoder_and_the_bundle_made_of_it_have_one_scope_and_one_vector(here
     assert (bare.scope, bare.spec) == (bundled.scope, bundled.spec)
     assert embed() == 0
     assert embed("--json", encoder=("--bundle", "bundle")) == 0
+
+
+def test_an_encoder_is_pooled_as_it_was_said_and_poolings_are_not_mixed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = ("--encoder", str(text_reader(here / "medsiglip")))
+    bundle = init_bundle(here / "medsiglip", here / "bundle", name="chest", device="cpu")
+    own = lens_of_encoder(here / "medsiglip", pooling="default", device="cpu")
+    assert (own.scope, own.pooling) == (lens_of_bundle(bundle, device="cpu").scope, "default")
+    assert embed("--json", encoder=encoder) == 0
+    assert document(capsys)["pooling"] == load_embedding_set(here / "out").pooling == "mean"
+    assert embed("--pooling", "default", encoder=encoder) == 1
+    assert "holds embeddings of the pooling 'mean'" in capsys.readouterr().err
+    labels = ("--images", "films", "--labels", "labels.csv", "--positive", "label=abnormal")
+    asked = ("--method", "logistic", "--shares", "0.5,0.5,0", "--seed", "3", "--pooling", "default")
+    how = ("--embeddings", "out", "--out", "made", "--device", "cpu", "--dtype", "float32")
+    assert main(["train", *encoder, *labels, *asked, *how]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "`triage embed --pooling default` in another directory, or train with --pooling mean"
+        in (" ".join(said.split()))
+    )
 
 
 def test_an_embedding_is_the_one_that_serves(here: Path) -> None:
@@ -118,7 +152,9 @@ def test_progress_goes_to_stderr_as_plain_lines(
 ) -> None:
     assert embed() == 0
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[0] == "Embedding: 0 of 3"
+    found, first, *_ = captured.err.splitlines()
+    assert found == "Finding abnormal (column label): abnormal in 1 row, normal in 1, blank in 1."
+    assert first == "Embedding: 0 of 3"
     assert "Embedding: 3 of 3" in captured.err.splitlines()[-1]
     assert "Embedding:" not in captured.out
 
@@ -147,6 +183,7 @@ def test_labels_that_cannot_be_used_end_before_an_encoder_is_loaded(
     "wrong",
     [
         ("--bundle", str(BUNDLE), "--size-px", "56"),
+        ("--bundle", str(BUNDLE), "--pooling", "mean"),
         ("--bundle", str(BUNDLE), "--encoder", ENCODER),
         ("--encoder", ENCODER, "--positive", "label"),
         ("--encoder", ENCODER, "--positive", "label=normal"),

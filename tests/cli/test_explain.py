@@ -137,7 +137,7 @@ def test_labels_without_a_positive_of_the_bundle_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = tmp_path / "labels.csv"
-    labels.write_text("file,gout\na.png,1\nb.png,0\n", "utf-8")
+    labels.write_text("file,gout,effusion\na.png,1,0\nb.png,0,\n", "utf-8")
     arguments = ("--bundle", BUNDLE, "--images", tmp_path, "--labels", labels)
     assert run("--faithfulness", *arguments) == 1
     assert "no positive" in capsys.readouterr().err

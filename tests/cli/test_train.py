@@ -23,6 +23,7 @@ def asked(folder: Path, out: Path, *more: str, method: str = "logistic") -> list
     return [
         *("train", "--method", method, "--encoder", str(films.POCKET), "--out", str(out)),
         *("--images", str(folder), "--labels", str(folder / "labels.csv")),
+        *("--findings", "disc,other"),
         *QUICK,
         *more,
     ]

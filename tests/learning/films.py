@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.inference import twins
-from triage.learning.material.labels import LabelTable, read_labels
+from triage.learning.material.label_columns import Asked
+from triage.learning.material.label_reading import read_labels
+from triage.learning.material.labels import LabelTable
 from triage.learning.methods import METHODS
 from triage.learning.methods.material import Choices, Material, Trained
 from triage.pocket import BUNDLE
@@ -28,6 +30,7 @@ QUICK = Choices(
     query_width=8,
     maximum_new_tokens=8,
 )
+FINDINGS = ("disc", "other")
 COUNTS = {"train": 24, "val": 12, "test": 4}
 
 
@@ -60,7 +63,7 @@ def write_films(folder: Path, *, seed: int = 0) -> Path:
 
 
 def table_of(folder: Path) -> LabelTable:
-    return read_labels(folder / "labels.csv")
+    return read_labels(folder / "labels.csv", Asked(findings=FINDINGS))
 
 
 def material_of(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.learning.tables import write_labels
-from triage.learning.material import labels
-from triage.learning.material.labels import STUDY, LabelError, LabelTable, read_labels
+from triage.learning.material.label_columns import Asked
+from triage.learning.material.label_reading import MAXIMUM_BYTES, read_labels
+from triage.learning.material.labels import STUDY, FindingSource, LabelError, LabelTable
 
 RADIOGRAPHS = Path(
     os.environ.get("TRIAGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")
@@ -18,7 +19,7 @@ RADIOGRAPHS = Path(
 
 def refusal(path: Path, **options: object) -> str:
     with pytest.raises(LabelError) as raised:
-        read_labels(path, **options)  # type: ignore[arg-type]
+        read_labels(path, Asked(**options))  # type: ignore[arg-type]
     return str(raised.value)
 
 
@@ -32,35 +33,141 @@ def test_each_row_is_a_subject_with_its_patient_its_split_and_its_strata(tmp_pat
         tmp_path,
         "file,patient_group,effusion,fracture,split,sex,age,manufacturer,ward",
         "a/1.dcm,p1,1,0,train,F,063Y,ACME,W3",
-        "./a/2.png,,0,1,,,,,",
+        "./a/2.png,p2,0,1,,,,,",
     )
-    table = read_labels(path, strata=["ward"])
+    named = Asked(findings=["effusion", "fracture"], strata=["ward"])
+    table = read_labels(path, named)
     assert table.findings == ("effusion", "fracture")
     first, second = table.rows
     assert (first.subject, first.group, first.split, first.line) == ("a/1.dcm", "p1", "train", 2)
     assert first.strata == {"sex": "F", "age": "063Y", "manufacturer": "ACME", "ward": "W3"}
-    assert (second.subject, second.group, second.split, second.line) == ("a/2.png", "", "", 3)
+    assert (second.subject, second.group, second.split, second.line) == ("a/2.png", "p2", "", 3)
     assert table.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_blank_label_is_masked_and_never_negative(tmp_path: Path) -> None:
     path = write_labels(tmp_path, "file,effusion,fracture", "1,1,", "2, ,0", "3,1.0,0.0")
-    assert truths(read_labels(path)) == [(1.0, None), (None, 0.0), (1.0, 0.0)]
+    table = read_labels(path, Asked(findings=["effusion", "fracture"]))
+    assert truths(table) == [(1.0, None), (None, 0.0), (1.0, 0.0)]
 
 
-def test_a_column_of_text_becomes_a_finding_where_its_positive_value_is_named(
+def test_a_column_of_two_words_becomes_a_finding_where_one_of_them_is_named(
     tmp_path: Path,
 ) -> None:
-    path = write_labels(tmp_path, "file,label,portable", "1,abnormal,1", "2,normal,0", "3,,1")
-    table = read_labels(path, positive={"label": "abnormal"})
+    path = write_labels(tmp_path, "file,Label,portable", "1,Abnormal,1", "2,normal,0", "3,,1")
+    table = read_labels(path, Asked(positive={"label": "abnormal"}))
     assert (table.findings, truths(table)) == (("abnormal",), [(1.0,), (0.0,), (None,)])
-    both = read_labels(path, findings=["portable"], positive={"label": "abnormal"})
+    assert table.sources == (
+        FindingSource(column="Label", positive="abnormal", negative=("normal",)),
+    )
+    both = read_labels(path, Asked(findings=["portable"], positive={"label": "abnormal"}))
     assert both.findings == ("portable", "abnormal")
+    assert [each["positives"] for each in both.taken()] == [2, 1]
+
+
+WORDS = ("1,pneumonia", "2,no finding", "3,effusion", "4,", "5,normal")
+
+
+def test_words_that_are_negative_are_named_where_a_column_has_more_than_two(
+    tmp_path: Path,
+) -> None:
+    path = write_labels(tmp_path, "file,finding", *WORDS)
+    positive = {"finding": "pneumonia"}
+    said = refusal(path, positive=positive)
+    assert "says 'pneumonia', 'no finding', 'effusion', 'normal': which of them mean" in said
+    negative = {"Finding": ["No Finding", "normal", "effusion"]}
+    table = read_labels(path, Asked(positive=positive, negative=negative))
+    assert truths(table) == [(1.0,), (0.0,), (0.0,), (None,), (0.0,)]
+    said = refusal(path, positive=positive, negative={"finding": ["no finding", "normal"]})
+    assert "row 4, column 'finding' of the labels is neither 'pneumonia' nor a word of" in said
+    assert "effusion" not in said
+
+
+def test_a_column_of_many_words_is_not_quoted(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "file,note", *(f"{n},Patient {n}" for n in range(50)))
+    said = refusal(path, positive={"note": "Patient 3"})
+    assert "holds 50 different words" in said
+    assert "Patient 7" not in said
+
+
+WRONG_WORDS = {
+    "a typo": ({"positive": {"finding": "pneumnia"}}, "never says 'pneumnia'; it says 'pneumonia'"),
+    "in no row": ({"positive": {"blank": "x"}}, "never says 'x'; it is blank in every row"),
+    "both": (
+        {"positive": {"finding": "normal"}, "negative": {"finding": ["Normal"]}},
+        "--positive and --negative both name the word 'normal'",
+    ),
+    "no positive": (
+        {"positive": {"finding": "pneumonia"}, "negative": {"blank": ["x"]}},
+        "--negative names the column 'blank', and --positive does not",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), WRONG_WORDS.values(), ids=WRONG_WORDS)
+def test_words_that_cannot_be_meant_are_refused(
+    tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    path = write_labels(tmp_path, "file,finding,blank", *(f"{row}," for row in WORDS))
+    assert said in refusal(path, **options)
+
+
+def test_words_of_a_file_reach_a_message_escaped_and_cut(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "file,finding", "1,\x1b[2J" + "y" * 90, "2,b", "3,c")
+    said = refusal(path, positive={"finding": "b"})
+    assert "\x1b" not in said
+    assert "y" * 40 not in said
+
+
+def test_of_several_columns_of_1_and_0_the_findings_must_be_named(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "file,effusion,contrast", "1,1,1", "2,0,0")
+    said = refusal(path)
+    assert "2 columns of the labels hold 1 and 0" in said
+    assert "'effusion', 'contrast'" in said
+
+
+def test_what_says_where_a_row_belongs_is_no_finding_by_itself(tmp_path: Path) -> None:
+    path = write_labels(
+        tmp_path, "file,effusion,train,Fold,portable,matched,site_2", "1,1,1,0,1,0,1"
+    )
+    table = read_labels(path, Asked(strata=["site_2"]))
+    assert table.findings == ("effusion",)
+    assert table.rows[0].strata == {"portable": "1", "matched": "0", "site_2": "1"}
+
+
+def test_a_bundles_findings_are_taken_and_no_other_column(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "file,Effusion,contrast", "1,1,1", "2,0,0")
+    assert read_labels(path, Asked(offered=["nodule", "effusion"])).findings == ("effusion",)
+    assert "no column of a finding of the bundle: 'nodule'" in refusal(path, offered=["nodule"])
+
+
+@pytest.mark.parametrize(
+    "head", ["Patient_Group ,SPLIT,Sex", "group id,split,sex", "PatientID,Split, SEX"]
+)
+def test_names_of_columns_are_known_by_their_letters(tmp_path: Path, head: str) -> None:
+    path = write_labels(tmp_path, f"File,effusion,{head}", "1.png,1,p1,Train,F", "2.png,0,p1,,M")
+    table = read_labels(path)
+    assert [row.group for row in table.rows] == ["p1", "p1"]
+    assert [row.split for row in table.rows] == ["train", ""]
+    assert table.rows[0].strata == {"sex": "F"}
+
+
+def test_two_columns_of_patients_are_refused(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "file,effusion,patient_id,patient_group", "1,1,a,b")
+    said = refusal(path)
+    assert "columns 3 and 4 of the labels both name the patient: 'patient_id'" in said
+
+
+def test_a_row_without_its_patient_is_refused_where_there_is_a_column_of_them(
+    tmp_path: Path,
+) -> None:
+    path = write_labels(tmp_path, "file,effusion,patient_id", "1,1,a", "2,0, ")
+    assert "row 3, column 'patient_id' of the labels is blank" in refusal(path)
 
 
 def test_only_named_findings_are_read_where_they_are_named(tmp_path: Path) -> None:
     path = write_labels(tmp_path, "file,effusion,portable", "1,1,1", "2,0,0")
-    assert read_labels(path, findings=["effusion"]).findings == ("effusion",)
+    assert read_labels(path, Asked(findings=["effusion"])).findings == ("effusion",)
 
 
 def test_numbers_and_texts_are_no_findings(tmp_path: Path) -> None:
@@ -115,7 +222,7 @@ def test_an_error_names_row_and_column(tmp_path: Path, rows: str, said: str) -> 
 
 
 def test_a_finding_with_a_strange_cell_is_refused_and_not_passed_over(tmp_path: Path) -> None:
-    path = write_labels(tmp_path, "file,effusion,fracture", "1,1,0", "2,1,0", "3,uncertain,0")
+    path = write_labels(tmp_path, "file,effusion", "1,1", "2,1", "3,uncertain")
     assert "row 4, column 'effusion'" in refusal(path)
 
 
@@ -179,7 +286,7 @@ def test_bytes_that_are_no_table_are_refused(tmp_path: Path, raw: bytes, said: s
 def test_a_file_that_is_too_large_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     with path.open("wb") as file:
-        file.truncate(labels.MAXIMUM_BYTES + 1)
+        file.truncate(MAXIMUM_BYTES + 1)
     assert "is larger than" in refusal(path)
 
 
@@ -191,7 +298,7 @@ def test_what_is_no_plain_file_is_refused_without_waiting_for_it(tmp_path: Path)
 
 @pytest.mark.skipif(not RADIOGRAPHS.is_dir(), reason="the radiographs are not on this machine")
 def test_the_radiographs_labels_are_usable_as_they_are() -> None:
-    table = read_labels(RADIOGRAPHS / "labels.csv", positive={"label": "abnormal"})
+    table = read_labels(RADIOGRAPHS / "labels.csv", Asked(positive={"label": "abnormal"}))
     assert table.findings == ("abnormal",)
     splits = [row.split for row in table.rows]
     assert [splits.count(name) for name in ("train", "val", "test")] == [968, 140, 199]

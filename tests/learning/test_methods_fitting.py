@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from triage.errors import PermanentError
 from triage.inference.heads import LinearHead
 from triage.learning.material.labels import FILE, LabelRow, LabelTable
-from triage.learning.methods.descent import Split, descend, masked_entropy
+from triage.learning.methods.descent import Split, descend, masked_entropy, split_of
 from triage.learning.methods.linear import choose_l2, fit_linear, restandardised
 from triage.learning.methods.material import (
     Choices,
@@ -20,7 +20,6 @@ from triage.learning.methods.material import (
     logits_of,
     masked_log_loss,
 )
-from triage.learning.methods.mlp import split_of
 from triage.learning.methods.modules import LinearModule
 from triage.records import ViewSpec
 

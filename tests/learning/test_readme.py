@@ -18,7 +18,7 @@ from triage.database.connection import open_database
 from triage.database.tables import ResultRow
 from triage.inference.bundle import load_bundle
 from triage.learning.judging.statistics import needed_positives
-from triage.learning.material.labels import read_labels
+from triage.learning.material.label_reading import read_labels
 from triage.learning.methods import METHODS
 from triage.records import Mode
 
@@ -40,7 +40,7 @@ def host(tmp_path: Path, sqlite_url: str) -> Sandbox:
     films.text_reader(host.path(WEIGHTS))
     films.write_films(host.path("/srv/films"))
     labels = host.path("/srv/films/labels.csv")
-    labels.write_text(labels.read_text().replace("disc,other", "pneumonia,effusion", 1))
+    labels.write_text(labels.read_text().replace("disc,other", "pneumonia,portable", 1))
     host.path("/srv/reports").mkdir()
     return host
 

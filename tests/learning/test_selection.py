@@ -136,6 +136,15 @@ def test_an_image_is_known_again_where_one_table_names_no_patient(pocket: Bundle
     assert found.rows == tuple(range(9))  # files of other patients that bear the same names
 
 
+def test_copies_of_training_rows_are_named(pocket: Bundle) -> None:
+    rows = table("train", "test", "test", "test")
+    labels = {"digest": rows.digest, "same_pixels": [[2, 4], [3, 5]]}
+    bundle = trained(pocket, rows, splits={"train": [0], "test": [1, 2, 3]})
+    bundle = replace(bundle, manifest=replace(bundle.manifest, training={"labels": labels}))
+    (said,) = select(bundle, rows, split=None, usual="test").warnings
+    assert "1 of these 3 rows hold the same pixels as training rows" in said
+
+
 def test_rows_marked_as_training_warn_where_the_bundle_cannot_tell(pocket: Bundle) -> None:
     rows = table("train", "test")
     found = select(pocket, rows, split="all", usual="test")

@@ -19,6 +19,7 @@ from triage.learning.judging.selection import select
 from triage.learning.material.embedding import embed_rows
 from triage.learning.material.embedding_set import load_embedding_set
 from triage.learning.material.images import views_of
+from triage.learning.material.labels import LabelTable
 from triage.learning.material.labels import LabelError
 from triage.learning.material.lens import lens_of_encoder
 from triage.learning.training.provisional import FindingPlan, provisional_calibration
@@ -47,6 +48,14 @@ def plan(folder: Path, out: Path, **changes: object) -> Plan:
         **changes,
     }
     return Plan(**said)  # type: ignore[arg-type]
+
+
+def splits_known(bundle: Bundle, table: LabelTable) -> dict[str, tuple[int, ...]]:
+    """The rows of each split, as the bundle knows them again."""
+    return {
+        name: select(bundle, table, split=name, usual="test").rows
+        for name in ("train", "val", "test")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +200,33 @@ def test_patients_whose_split_is_open_are_divided_as_wholes(folder: Path, tmp_pa
     assert sum(said["subjects"] for said in splits.values()) == 40
     table = films.table_of(open_labels)
     other = replace(table, findings=("other",), rows=table.rows[::-1], digest="e" * 64)
-    taken = {
-        name: select(made, other, split=name, usual="test").rows
-        for name in ("train", "val", "test")
-    }
+    taken = splits_known(made, other)
     assert {name: len(rows) for name, rows in taken.items()} == {
         name: said["subjects"] for name, said in splits.items()
     }
     assert len({row for rows in taken.values() for row in rows}) == 40
+
+
+def test_patients_of_the_same_pixels_are_not_divided_and_the_record_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "films"))
+    for number in range(8):
+        shutil.copy(copied / f"train-{number:02}.png", copied / f"test-{number % 4:02}.png")
+    table = films.table_of(copied)
+    table = replace(table, rows=tuple(replace(row, split="") for row in table.rows))
+    made = train(plan(copied, tmp_path / "bundle", table=table))
+    labels = made.manifest.training["labels"]
+    assert labels["same_pixels"] == [[6 + number, 38 + number] for number in range(4)]
+    assert labels["same_pixels_apart"] == 0
+    assert "4 images stand in the labels under more than one patient: rows 6 and 38;" in made.card
+    splits = splits_known(made, table)
+    side = {table.rows[row].line: name for name, rows in splits.items() for row in rows}
+    assert all(side[first] == side[second] for first, second in labels["same_pixels"])
+    recorded = made.manifest.training["splits"]
+    assert {name: said["subjects"] for name, said in recorded.items()} == {
+        name: len(rows) for name, rows in splits.items()
+    }
 
 
 def test_a_patient_in_two_splits_is_refused(folder: Path, tmp_path: Path) -> None:

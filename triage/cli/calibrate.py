@@ -13,6 +13,7 @@ from triage.cli.judged import (
     require_extra,
     selected,
     share,
+    with_copies,
 )
 from triage.cli.labelled import images_of, labels_of
 from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
@@ -84,7 +85,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     out = arguments.out or _beside(arguments.bundle, now)
     if out.exists():
         raise PermanentError(f"{out} is there already", hint="Name a new directory by --out.")
-    bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
+    bundle = open_bundle(arguments.bundle)
+    table = labels_of(arguments, bundle)
     wish = Wish(
         method=arguments.method,
         prevalence=_prevalences(arguments, bundle),
@@ -95,6 +97,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     rows = [table.rows[row] for row in selection.rows]
     with images_of(arguments, use=bundle.intended_use) as images:
         vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
+    selection = with_copies(selection, rows, vectors)
     source = _provenance(arguments, table, selection, vectors, now)
     scores = score(without_calibration(bundle), vectors, table, selection.rows)
     found = fit(bundle, scores, wish, source.conditions)

@@ -5,7 +5,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triage.cli.labelled import WORKLIST, add_label_options, images_of, labels_of
+from triage.cli.labelled import (
+    WORKLIST,
+    add_label_options,
+    add_pooling_option,
+    images_of,
+    labels_of,
+)
 from triage.cli.verbs import (
     DONE,
     FAILED,
@@ -54,6 +60,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         action="store_true",
         help="exit with 0 although images could not be read or found; they are told all the same",
     )
+    add_pooling_option(parser)
     _declare_rendering(parser)
     _declare_work(parser)
 
@@ -101,7 +108,7 @@ def embed(arguments: argparse.Namespace) -> int:
 
     configure_logging(level="error", form="auto")  # off stdout; what befell a row is told with it
     if arguments.bundle and _asked(arguments):
-        raise UsageError("--rendering, --size-px and --crops are the bundle's to say")
+        raise UsageError("--pooling, --rendering, --size-px and --crops are the bundle's to say")
     table = labels_of(arguments)
     lens = _lens(arguments)
     with (
@@ -131,8 +138,8 @@ def embed(arguments: argparse.Namespace) -> int:
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was said about the rendering; the rest is the default's."""
-    options = ("rendering", "size_px", "crops")
+    """What was said about the views and their pooling; the rest is the default's."""
+    options = ("pooling", "rendering", "size_px", "crops")
     said = {name: getattr(arguments, name) for name in options}
     return {name: value for name, value in said.items() if value is not None}
 
@@ -166,22 +173,28 @@ def _document(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from triage.learning.material.same_pixels import same_embedded
+
     return {
         "out": arguments.out,
         "images": arguments.images,
         "labels_digest": table.digest,
-        "findings": list(table.findings),
+        "findings": table.taken(),
         "view": asdict(lens.spec),
+        "pooling": done.pooling,
         "scope": done.scope,
         "rows": len(table.rows),
         "subjects": len(done.subjects),
         "views": sum(map(len, done.vectors)),
         "width": done.vectors[0].shape[1] if done.vectors else None,
         "left_out": [{"row": each.line, "reason": each.reason} for each in done.left_out],
+        "same_pixels": same_embedded(table.rows, done),
     }
 
 
 def _tell(arguments: argparse.Namespace, table: "LabelTable", done: "EmbeddingSet") -> None:
+    from triage.learning.material.same_pixels import same_embedded, words
+
     what = "studies" if arguments.images == WORKLIST else "files"
     views = sum(map(len, done.vectors))
     width = f", {done.vectors[0].shape[1]} features each" if done.vectors else ""
@@ -189,6 +202,8 @@ def _tell(arguments: argparse.Namespace, table: "LabelTable", done: "EmbeddingSe
     print(f"{views} views{width}.")
     if not table.is_grouped:
         print("The labels name no patient (patient_group): each row counts as a patient.")
+    if copies := words(same_embedded(table.rows, done)):
+        print(f"Warning: {copies}")
     if done.left_out:
         print(f"Left out are {len(done.left_out)} rows of the labels:")
     for each in done.left_out[:LISTED]:

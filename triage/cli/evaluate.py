@@ -15,6 +15,7 @@ from triage.cli.judged import (
     open_bundle,
     require_extra,
     selected,
+    with_copies,
 )
 from triage.cli.labelled import images_of, labels_of
 from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
@@ -94,7 +95,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from triage.learning.judging.report_files import document_of, write_report
     from triage.learning.judging.statistics import Draws
 
-    bundle, table = open_bundle(arguments.bundle), labels_of(arguments)
+    bundle = open_bundle(arguments.bundle)
+    table = labels_of(arguments, bundle)
     other = open_bundle(arguments.against) if arguments.against else None
     task = _Task(
         arguments=arguments,
@@ -105,7 +107,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         draws=Draws(rounds=arguments.rounds, seed=arguments.seed),
     )
     with images_of(arguments, use=bundle.intended_use) as images:
-        scored, second = _scored(task, images)
+        task, scored, second = _scored(task, images)
         long_work("Drawing the intervals.")
         report = _report(task, scored, images)
     if second is not None:
@@ -118,19 +120,21 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _scored(task: _Task, images: "Images") -> "tuple[Scored, Scored | None]":
+def _scored(task: _Task, images: "Images") -> "tuple[_Task, Scored, Scored | None]":
+    """The task with what is wrong with its rows, and the scores of both bundles."""
     from triage.learning.judging.bundle_words import same_vectors
     from triage.learning.judging.scoring import score
 
     arguments, table, chosen = task.arguments, task.table, task.selection.rows
     rows = [table.rows[row] for row in chosen]
     vectors = embedded(arguments, task.bundle, rows, images, arguments.embeddings)
+    task = replace(task, selection=with_copies(task.selection, rows, vectors))
     scored = score(task.bundle, vectors, table, chosen)
     if task.other is None:
-        return scored, None
+        return task, scored, None
     if not same_vectors(task.bundle, task.other):
         vectors = embedded(arguments, task.other, rows, images, arguments.against_embeddings)
-    return scored, score(task.other, vectors, table, chosen)
+    return task, scored, score(task.other, vectors, table, chosen)
 
 
 def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triage.cli.labelled import add_word_options
 from triage.cli.text import clean
 from triage.cli.verbs import (
     DONE,
@@ -19,7 +20,6 @@ from triage.cli.verbs import (
     Verbs,
     add_verb,
     long_work,
-    named_value,
     print_json,
     whole_number,
 )
@@ -81,14 +81,7 @@ def _declare_faithfulness(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="DIR|WORKLIST", help="on labelled images, as for `triage embed`"
     )
     test.add_argument("--labels", type=Path, metavar="CSV", help="which finding is where")
-    test.add_argument(
-        "--positive",
-        type=named_value,
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="make a finding VALUE of a column of text, as for `triage embed`",
-    )
+    add_word_options(test)
     test.add_argument("--split", default="", help="only rows of this split: train, val or test")
     test.add_argument(
         "--limit",
@@ -278,7 +271,7 @@ def _pictures(
     if arguments.phantoms is not None:
         yield from planted(bundle, arguments.phantoms, finding=arguments.finding)
         return
-    table = labels_of(arguments)
+    table = labels_of(arguments, bundle)
     with images_of(arguments, use=bundle.intended_use) as images:
         yield from labelled(
             bundle,

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,6 +136,16 @@ def embedded(
         return embed_rows(
             rows, images, lens, place, batch_size=arguments.batch_size, progress=progress
         )
+
+
+def with_copies(
+    selection: "Selection", rows: "Sequence[LabelRow]", vectors: "EmbeddingSet"
+) -> "Selection":
+    """Add the warning that rows hold the same pixels under two patients, where some do."""
+    from triage.learning.material.same_pixels import same_embedded, words
+
+    copies = words(same_embedded(rows, vectors))
+    return replace(selection, warnings=(*selection.warnings, copies)) if copies else selection
 
 
 @contextmanager

@@ -5,14 +5,17 @@ pixels are in its store. A directory of that name is `./WORKLIST`.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from triage.cli.text import clean, counted
 from triage.cli.verbs import UsageError, configuration, named_value, operator, writing
 
 if TYPE_CHECKING:
+    from triage.inference.bundle import Bundle
     from triage.learning.material.images import Images
     from triage.learning.material.labels import LabelTable
     from triage.rules.eligibility import IntendedUse
@@ -37,46 +40,95 @@ def add_label_options(
         required=required,
         type=Path,
         metavar="CSV",
-        help="file or study_instance_uid; patient_group; columns of findings with 1, 0 or blank"
-        " (not known); optional split (train, val, test), sex, age, view, manufacturer, source",
+        help="file or study_instance_uid; patient_group (or group_id, patient_id), in every row;"
+        " columns of findings with 1, 0 or blank (not known); optional split (train, val, test),"
+        " sex, age, view, manufacturer, source",
     )
     parser.add_argument(
         "--findings",
         type=_names,
         metavar="A,B",
-        help="columns of findings (default, without --positive: all that hold 1 and 0)",
+        help="columns of findings (default, without --positive: those of the bundle that is judged,"
+        " else the one column that holds 1 and 0; where several do, they must be named)",
     )
+    add_word_options(parser)
+    parser.add_argument(
+        "--strata",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="further columns for subgroups, which are never findings by themselves",
+    )
+
+
+def add_word_options(parser: "argparse._ActionsContainer") -> None:
+    """Add --positive and --negative, which make findings of columns of words."""
     parser.add_argument(
         "--positive",
         type=named_value,
         action="append",
         default=[],
-        metavar="COLUMN=VALUE",
-        help="make a finding VALUE of a column of text: positive where it says VALUE, negative"
-        " where it says another word; may be given again",
+        metavar="COLUMN=WORD",
+        help="make a finding WORD of a column of words; may be given again, for another column",
     )
     parser.add_argument(
-        "--strata", type=_names, default=(), metavar="A,B", help="further columns for subgroups"
+        "--negative",
+        type=named_value,
+        action="append",
+        default=[],
+        metavar="COLUMN=WORD",
+        help="word of that column that says that the finding is not there; may be given again, and"
+        " left out where the column has two words; any further word is refused",
     )
 
 
-def labels_of(arguments: argparse.Namespace) -> "LabelTable":
-    """Read the labels as the options say; they name files or studies as --images does."""
-    from triage.learning.material.labels import FILE, STUDY, read_labels
+def add_pooling_option(parser: "argparse._ActionsContainer") -> None:
+    """Add --pooling, which must be one for `embed` and `train`; left out, it is None."""
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "default"),
+        help="of MedSigLIP's tokens: their mean (default), or its own pooling head",
+    )
+
+
+def labels_of(arguments: argparse.Namespace, bundle: "Bundle | None" = None) -> "LabelTable":
+    """Read the labels as the options say, and tell on stderr what was taken for a finding.
+
+    They name files or studies as --images does; without options, findings are those of `bundle`.
+    """
+    from triage.learning.material.label_columns import Asked
+    from triage.learning.material.label_reading import read_labels
+    from triage.learning.material.labels import FILE, STUDY
 
     positive = dict(arguments.positive)
     if len(positive) != len(arguments.positive):
         raise UsageError("--positive names one column twice")
+    negative: dict[str, list[str]] = {}
+    for name, word in arguments.negative:
+        negative.setdefault(name, []).append(word)
     column = None
     if images := getattr(arguments, "images", None):
         column = STUDY if images == WORKLIST else FILE
-    return read_labels(
+    table = read_labels(
         arguments.labels,
-        findings=arguments.findings,
-        subject_column=column,
-        strata=arguments.strata,
-        positive=positive,
+        Asked(
+            findings=arguments.findings,
+            positive=positive,
+            negative=negative,
+            offered=[spec.name for spec in bundle.manifest.findings] if bundle else None,
+            subject_column=column,
+            strata=arguments.strata,
+        ),
     )
+    for each in table.taken():
+        absent = " or ".join(each["negative"]) or "nothing"
+        words = (
+            f"Finding {each['name']} (column {each['column']}): {each['positive']} in"
+            f" {counted(each['positives'], 'row', 'rows')}, {absent} in {each['negatives']}, blank in"
+            f" {each['unknown']}."
+        )
+        print(clean(words), file=sys.stderr)
+    return table
 
 
 @contextmanager

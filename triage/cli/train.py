@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from triage.cli.labelled import WORKLIST, add_label_options, images_of, labels_of
+from triage.cli.labelled import (
+    WORKLIST,
+    add_label_options,
+    add_pooling_option,
+    images_of,
+    labels_of,
+)
 from triage.cli.text import clean
 from triage.cli.verbs import (
     DONE,
@@ -126,11 +132,7 @@ def _declare_choices(parser: argparse.ArgumentParser) -> None:
         metavar="TRAIN,VAL,TEST",
         help="of patients whose split the labels leave open (default: 0.7,0.1,0.2)",
     )
-    group.add_argument(
-        "--pooling",
-        choices=("mean", "default"),
-        help="of MedSigLIP's tokens: their mean (default), or its own pooling head",
-    )
+    add_pooling_option(group)
     group.add_argument("--class-weights", choices=("none", "balanced"), help="default: none")
     group.add_argument("--l2", type=_numbers, metavar="A,B", help="strengths to choose from")
     group.add_argument("--folds", type=positive, help="of cross-validation (default: 5)")
@@ -313,6 +315,8 @@ def _intended_use(arguments: argparse.Namespace) -> "IntendedUse":
 
 
 def _tell(arguments: argparse.Namespace, bundle: "Bundle") -> None:
+    from triage.learning.material.same_pixels import words_of_training
+
     record = bundle.manifest.training
     identity = bundle.identity
     print(f"Made {arguments.out}: {identity.name} {identity.version}, digest {identity.digest}.")
@@ -327,6 +331,8 @@ def _tell(arguments: argparse.Namespace, bundle: "Bundle") -> None:
         print(f"  and {len(more)} more; bundle.json names all", file=sys.stderr)
     if arguments.labels and not record["labels"]["grouped_by_patient"]:
         print("The labels name no patient (patient_group): each row counts as a patient.")
+    if copies := words_of_training(record):
+        print(f"Warning: {copies}")
     if not arguments.modalities or not arguments.body_parts:
         print("Intended use is any image: say --modality and --body-part before it serves.")
     print("Next: `triage calibrate` on local studies; until then it runs as a shadow.")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triage.learning.material.labels import SPLITS, LabelError, LabelTable
+from triage.learning.material.same_pixels import recorded
 from triage.learning.material.splits import names_to_ask
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def select(
             hint="Fill the column split, or choose by --split train, val, test or all.",
         )
     said = _left_out(table, places, kept, wanted)
-    said += [*_seen(seen, table, rows, judging=judging), *_unknown(bundle, seen, judging=judging)]
+    said += [*_seen(seen, table, rows, judging=judging), *_copies(bundle, table, places, rows)]
+    said += _unknown(bundle, seen, judging=judging)
     if against is not None:
         other = seen_of(against, table)
         second = [*_seen(other, table, rows), *_unknown(against, other)]
@@ -183,6 +185,28 @@ def _seen(
             f" fitted on them, figures on them are much too good."
         )
     return said
+
+
+def _copies(
+    bundle: "Bundle", table: LabelTable, places: Sequence[str], rows: Sequence[int]
+) -> list[str]:
+    """Rows that are no training rows, but copies of such, as a training on this file has noticed."""
+    labels = bundle.manifest.training.get("labels")
+    if not isinstance(labels, Mapping) or labels.get("digest") != table.digest:
+        return []
+    fitted = {row.line for row, place in zip(table.rows, places, strict=True) if place == TRAIN}
+    copied = {
+        line
+        for lines in recorded(bundle.manifest.training)
+        if not fitted.isdisjoint(lines)
+        for line in lines
+    }
+    if count := sum(table.rows[row].line in copied - fitted for row in rows):
+        return [
+            f"{count} of these {len(rows)} rows hold the same pixels as training rows of another"
+            f" patient: figures on them are much too good."
+        ]
+    return []
 
 
 def _unknown(bundle: "Bundle", seen: Mapping[str, Mask], *, judging: bool = True) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from triage.errors import DecodeCrashed, DecodeError, StoreError, TriageError
+from triage.errors import TriageError
 from triage.learning.material.embedding_set import (
     Cache,
     EmbeddingSet,
@@ -24,12 +24,12 @@ from triage.learning.material.embedding_set import (
     open_cache,
 )
 from triage.learning.material.images import (
+    UNREADABLE,
     Decoder,
-    DirectoryImages,
     Drawn,
     Images,
     Part,
-    Unreadable,
+    images_at,
 )
 from triage.learning.material.labels import LabelRow
 from triage.learning.material.lens import Lens
@@ -41,7 +41,6 @@ from triage.worker.models import Encoded, View
 
 BATCH_SIZE: Final = 16  # views
 DECODE_PROCESSES: Final = 2
-_OF_THE_ROW: Final = (DecodeError, DecodeCrashed, StoreError, Unreadable)
 
 
 def embed_rows(
@@ -63,10 +62,13 @@ def embed_rows(
     cannot be read are in `left_out`; one that names what is not there raises LabelError first,
     unless `skip_unreadable`. Raises PermanentError, OutOfSpace, DeviceFault, DatabaseUnavailable.
     """
-    places = DirectoryImages(images) if isinstance(images, Path) else images
+    places = images_at(images)
     if not skip_unreadable:
         places.require(rows)
-    with open_cache(out, lens.scope) as cache, Decoder(decode_processes) as decoder:
+    with (
+        open_cache(out, lens.scope, pooling=lens.pooling) as cache,
+        Decoder(decode_processes) as decoder,
+    ):
         patches = None
         if patch_mib is not None:
             patches = Patches(out, patch_mib)
@@ -130,12 +132,12 @@ class _Run:
         drawing: dict[str, tuple[Part, Callable[[], Drawn]]] = {}
         try:
             parts = self._images.parts(row)
-            named = {_name(part, self._lens.spec): part for part in parts}
+            named = {name_of(part, self._lens.spec): part for part in parts}
             self._parts[row.line] = list(named)
             for name, part in named.items():
                 if not self._is_known(name):
                     drawing[name] = (part, self._decoder.draw(part, self._lens.spec))
-        except _OF_THE_ROW as error:
+        except UNREADABLE as error:
             self._failed[str(row.line)] = str(error)
         return _Begun(row=row, drawing=drawing)
 
@@ -144,7 +146,7 @@ class _Run:
         for name, (part, drawn) in begun.drawing.items():
             try:
                 self._note(name, part, drawn())
-            except _OF_THE_ROW as error:
+            except UNREADABLE as error:
                 self._failed[name] = str(error)
         if begun.drawing:
             self._waiting += 1
@@ -243,8 +245,8 @@ class _Run:
             self._images.give(by_study)
 
 
-def _name(part: Part, spec: ViewSpec) -> str:
-    """What a part's entry is kept under: its files and all that is made of them."""
+def name_of(part: Part, spec: ViewSpec) -> str:
+    """Return what a part's entry is kept under: its files and all that is made of them."""
     return hashlib.sha256(f"{part.digest}|{astuple(spec)}".encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,25 +60,33 @@ class EmbeddingSet:
     parts: tuple[tuple[int, ...], ...]
     keys: tuple[tuple[str, ...], ...]  # per subject the cache key of each view
     scope: str  # what made them beside the views (DESIGN section 3.8)
+    pooling: str = ""  # of `lens.POOLINGS`, or "" as there
     left_out: tuple[LeftOut, ...] = ()
 
     def of(self, subjects: Sequence[str]) -> "EmbeddingSet":
         """Return the entries of `subjects`, in that order; those without one are passed over."""
         place = {subject: number for number, subject in enumerate(self.subjects)}
         kept = [place[subject] for subject in subjects if subject in place]
-        return EmbeddingSet(
+        return replace(
+            self,
             subjects=tuple(self.subjects[n] for n in kept),
             vectors=tuple(self.vectors[n] for n in kept),
             parts=tuple(self.parts[n] for n in kept),
             keys=tuple(self.keys[n] for n in kept),
-            scope=self.scope,
-            left_out=self.left_out,
         )
 
     def divided(self, number: int) -> list[NDArray[np.float32]]:
         """Return the vectors of one subject part by part, as the daemon would classify them."""
         ends = np.cumsum(self.parts[number])[:-1]
         return np.split(self.vectors[number], ends)
+
+    def divided_keys(self, number: int) -> list[tuple[str, ...]]:
+        """Return the cache keys of one subject part by part: equal keys are equal pixels."""
+        ends = np.cumsum(self.parts[number])
+        return [
+            self.keys[number][end - count : end]
+            for end, count in zip(ends, self.parts[number], strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,7 @@ class Cache:
 
     directory: Path
     scope: str
+    pooling: str = ""
     vectors: dict[str, Vector] = field(default_factory=dict)  # by cache key
     entries: dict[str, Entry] = field(default_factory=dict)  # by part
 
@@ -102,7 +111,7 @@ class Cache:
         """Keep one batch, in a file of its own. Raises OutOfSpace or PermanentError."""
         if not vectors and not entries:
             return
-        _write_shard(self.directory, self.scope, vectors, entries)
+        self._write_shard(vectors, entries)
         self.vectors.update(vectors)
         self.entries.update(entries)
 
@@ -116,6 +125,7 @@ class Cache:
         document = {
             "format": FORMAT,
             "scope": self.scope,
+            "pooling": self.pooling,
             "subjects": {
                 subject: [list(entry.keys) for entry in parts]
                 for subject, parts in subjects.items()
@@ -135,13 +145,25 @@ class Cache:
         for first in range(0, max(1, len(keys)), SHARD_VECTORS):
             some = {key: self.vectors[key] for key in keys[first : first + SHARD_VECTORS]}
             entries = self.entries if first == 0 else {}
-            _write_shard(self.directory, self.scope, some, entries)
+            self._write_shard(some, entries)
         for path in old:
             path.unlink()
 
+    def _write_shard(self, vectors: Mapping[str, Vector], entries: Mapping[str, Entry]) -> None:
+        stacked = np.stack(list(vectors.values())) if vectors else np.zeros((0, 0), np.float32)
+        told = {
+            "format": FORMAT,
+            "scope": self.scope,
+            "pooling": self.pooling,
+            "keys": json.dumps(list(vectors)),
+            "entries": json.dumps({p: [list(e.keys), e.reason] for p, e in entries.items()}),
+        }
+        data = save_arrays({"vectors": np.ascontiguousarray(stacked, np.float32)}, metadata=told)
+        _write(self.directory / SHARDS / f"{secrets.token_hex(12)}.safetensors", data)
+
 
 @contextmanager
-def open_cache(directory: Path, scope: str) -> Iterator[Cache]:
+def open_cache(directory: Path, scope: str, *, pooling: str = "") -> Iterator[Cache]:
     """Make or reopen a directory for one run; what an earlier run has kept is in it.
 
     Raises PermanentError where it belongs to another scope, another run writes to it, a file of it
@@ -158,8 +180,10 @@ def open_cache(directory: Path, scope: str) -> Iterator[Cache]:
             ) from None
         for left in (*directory.glob("*.part"), *directory.glob("*/*.part")):
             left.unlink()
-        vectors, entries = _read_shards(directory, scope)
-        yield Cache(directory=directory, scope=scope, vectors=vectors, entries=entries)
+        vectors, entries = _read_shards(directory, scope, pooling)
+        yield Cache(
+            directory=directory, scope=scope, pooling=pooling, vectors=vectors, entries=entries
+        )
     finally:
         os.close(descriptor)
 
@@ -178,12 +202,25 @@ def load_embedding_set(directory: Path) -> EmbeddingSet:
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:
             raise _damaged(path)
-        vectors, _ = _read_shards(directory, str(document["scope"]))
+        vectors, _ = _read_shards(directory, str(document["scope"]), str(document["pooling"]))
         return _assembled(document, vectors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
     except OSError as error:
         raise PermanentError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def known_entries(directory: Path) -> tuple[str, dict[str, Entry]]:
+    """Return the scope of a directory and the entry of each part that is embedded there.
+
+    Both empty where nothing is. Raises PermanentError where a file of it is damaged.
+    """
+    scope, entries = "", dict[str, Entry]()
+    for path in _shards(directory):
+        told, _ = _open_shard(path)
+        scope = told["scope"]
+        entries |= told["entries"]
+    return scope, entries
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -213,34 +250,37 @@ def _shards(directory: Path) -> list[Path]:
     return sorted((directory / SHARDS).glob("*.safetensors"))
 
 
-def _write_shard(
-    directory: Path, scope: str, vectors: Mapping[str, Vector], entries: Mapping[str, Entry]
-) -> None:
-    stacked = np.stack(list(vectors.values())) if vectors else np.zeros((0, 0), np.float32)
-    told = {
-        "format": FORMAT,
-        "scope": scope,
-        "keys": json.dumps(list(vectors)),
-        "entries": json.dumps({p: [list(e.keys), e.reason] for p, e in entries.items()}),
-    }
-    data = save_arrays({"vectors": np.ascontiguousarray(stacked, np.float32)}, metadata=told)
-    _write(directory / SHARDS / f"{secrets.token_hex(12)}.safetensors", data)
-
-
-def _read_shards(directory: Path, scope: str) -> tuple[dict[str, Vector], dict[str, Entry]]:
+def _read_shards(
+    directory: Path, scope: str, pooling: str
+) -> tuple[dict[str, Vector], dict[str, Entry]]:
     vectors: dict[str, Vector] = {}
     entries: dict[str, Entry] = {}
     for path in _shards(directory):
         told, stacked = _open_shard(path)
         if told["scope"] != scope:
-            raise PermanentError(
-                f"{directory} holds embeddings of another encoder, rendering or arithmetic",
-                hint="Name another directory by --out.",
-            )
+            raise _of_another(directory, told, scope, pooling)
         vectors.update(zip(told["keys"], stacked, strict=True))
-        for part, (keys, reason) in told["entries"].items():
-            entries[part] = Entry(keys=tuple(keys), reason=reason)
+        entries |= told["entries"]
     return vectors, entries
+
+
+def _of_another(
+    directory: Path, told: Mapping[str, Any], scope: str, pooling: str
+) -> PermanentError:
+    """What is wrong with a directory whose vectors were made otherwise than they are wanted."""
+    # All of a scope (`inference.bundle.embedding_scope`) but the features is alike.
+    alike = told["scope"].split("|")[:3] == scope.split("|")[:3]
+    if alike and pooling and told["pooling"] and pooling != told["pooling"]:
+        return PermanentError(
+            f"{directory} holds embeddings of the pooling {told['pooling']!r}; those of the pooling"
+            f" {pooling!r} are asked for",
+            hint=f"Make those with `triage embed --pooling {pooling}` in another directory, or"
+            f" train with --pooling {told['pooling']}.",
+        )
+    return PermanentError(
+        f"{directory} holds embeddings of another encoder, rendering or arithmetic",
+        hint="Name another directory.",
+    )
 
 
 def _open_shard(path: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
@@ -250,8 +290,12 @@ def _open_shard(path: Path) -> tuple[dict[str, Any], NDArray[np.float32]]:
             stacked = file.get_tensor("vectors")
         read = {
             "scope": told["scope"],
+            "pooling": told["pooling"],
             "keys": json.loads(told["keys"]),
-            "entries": json.loads(told["entries"]),
+            "entries": {
+                part: Entry(keys=tuple(keys), reason=reason)
+                for part, (keys, reason) in json.loads(told["entries"]).items()
+            },
         }
         sound = (
             told["format"] == FORMAT
@@ -279,6 +323,7 @@ def _assembled(document: Mapping[str, Any], vectors: Mapping[str, Vector]) -> Em
         parts=tuple(tuple(map(len, parts)) for parts in document["subjects"].values()),
         keys=tuple(keys.values()),
         scope=document["scope"],
+        pooling=document["pooling"],
         left_out=tuple(LeftOut(line=line, reason=why) for line, why in document["left_out"]),
     )
 

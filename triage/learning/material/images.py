@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 from triage.database.connection import Database
 from triage.database.material import give_embeddings, known_studies, study_material
 from triage.database.results import cached_embeddings
-from triage.errors import DecodeUnsupported, PermanentError, StoreError
+from triage.errors import (
+    DecodeCrashed,
+    DecodeError,
+    DecodeUnsupported,
+    PermanentError,
+    StoreError,
+)
 from triage.imaging.dataset import DecodeLimits
 from triage.imaging.decode_pool import DecodedSubject, DecodePool, DecodeTask
 from triage.imaging.views import to_views, view_digest
@@ -49,6 +55,9 @@ class Unreadable(PermanentError):
     """The images of one row cannot be looked at; the message says why."""
 
     hint = "Correct or remove the row, or leave such rows out by --skip-unreadable."
+
+
+UNREADABLE: Final = (DecodeError, DecodeCrashed, StoreError, Unreadable)  # of one row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +227,11 @@ class WorklistImages:
             policy=self._policy,
             study_id=study_id,
         )
+
+
+def images_at(place: Images | Path) -> Images:
+    """Return where the images are: a directory is looked into as it is."""
+    return DirectoryImages(place) if isinstance(place, Path) else place
 
 
 class Decoder:

@@ -4,21 +4,23 @@ Encoder, rendering and arithmetic come from the code that serves, and so does th
 embedding made here and one made by the daemon have one key and are one vector.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from triage.errors import BundleError, PermanentError, TriageError
+from triage.errors import PermanentError, TriageError
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
 from triage.worker.models import Encode
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
-    from triage.inference.encoder import Encoder
+    from triage.inference.bundle_fields import Features
+
+POOLINGS: Final = ("mean", "default")  # of tokens; "default" is MedSigLIP's own pooling head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Lens:
     scope: str  # DESIGN section 3.8, without the view's digest
     encode: Encode
     use: IntendedUse  # of the bundle; of an encoder: any image
+    pooling: str = ""  # of POOLINGS; "" where more is done than to pool the tokens of one encoder
     keeps_tokens: bool = False
 
     def token_shape(self) -> tuple[int, int]:
@@ -52,17 +55,19 @@ def lens_of_bundle(
     """
     from triage.inference.bundle import known_vector
     from triage.inference.encoder import check_known_answer, load_encoder
-    from triage.worker.serving import cache_scope
+    from triage.learning.material.encoders import pooling_of
+    from triage.worker.serving import cache_scope, encode_with
 
     encoder = load_encoder(bundle, device=device, dtype=dtype)
     if known_vector(bundle, encoder.answer_key, None) is not None:
         check_known_answer(bundle, encoder)
-    return _lens(
-        encoder,
+    return Lens(
         spec=bundle.view_spec,
         scope=cache_scope(bundle, encoder),
+        encode=encode_with(encoder, keep_features=tokens),
         use=bundle.intended_use,
-        tokens=tokens,
+        pooling=pooling_of(bundle.manifest.encoder.architecture, bundle.manifest.features),
+        keeps_tokens=tokens,
     )
 
 
@@ -72,54 +77,71 @@ def lens_of_encoder(
     rendering: str = "dicom",
     size_px: int | None = None,
     crops: int = 0,
+    pooling: str = "mean",
     device: str = "auto",
     dtype: str = "auto",
     tokens: bool = False,
 ) -> Lens:
-    """Load an encoder directory as `triage bundle init --encoder` would take it.
+    """Load an encoder directory as `triage train --encoder` would take it.
 
-    `size_px` defaults to the size that the encoder was trained at. Raises BundleError, ConfigError,
-    or PermanentError for a rendering that no bundle could name.
+    `size_px` defaults to the size that the encoder was trained at; `pooling` is one of POOLINGS.
+    Raises BundleError, ConfigError, or PermanentError for a rendering that no bundle could name.
     """
-    from triage.imaging.views import PREPROCESSING_VERSION
-    from triage.inference.bundle import (
-        digest_of,
-        digest_of_file,
-        embedding_scope,
-        encoder_files,
-    )
-    from triage.inference.encoder import open_encoder
+    from triage.learning.material.encoders import pooled, trained_px
 
-    digests = {name: digest_of_file(path) for name, path in encoder_files(directory).items()}
-    architecture, trained_px = _described(directory)
-    spec = ViewSpec(rendering=rendering, size_px=size_px or trained_px)
-    spec = _possible(replace(spec, crops=crops))
-    encoder = open_encoder(
-        directory, architecture=architecture, size_px=spec.size_px, device=device, dtype=dtype
-    )
-    return _lens(
-        encoder,
-        spec=spec,
-        scope=embedding_scope(
-            encoder_digest=digest_of(digests),
-            preprocessing_version=PREPROCESSING_VERSION,
-            answer_key=encoder.answer_key,
-        ),
-        use=IntendedUse(),
+    spec = ViewSpec(rendering=rendering, size_px=size_px or trained_px(directory))
+    return lens_of_encoders(
+        (directory,),
+        spec=_possible(replace(spec, crops=crops)),
+        features=pooled(directory, pooling),
+        device=device,
+        dtype=dtype,
         tokens=tokens,
     )
 
 
-def _lens(
-    encoder: "Encoder", *, spec: ViewSpec, scope: str, use: IntendedUse, tokens: bool
+def lens_of_encoders(
+    directories: Sequence[Path],
+    *,
+    spec: ViewSpec,
+    features: "Features",
+    use: IntendedUse | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    tokens: bool = False,
 ) -> Lens:
+    """Load encoder directories, the further ones as experts beside the first.
+
+    Raises BundleError, ConfigError.
+    """
+    from triage.imaging.views import PREPROCESSING_VERSION
+    from triage.inference.bundle import digest_of, embedding_scope, features_digest
+    from triage.inference.encoder import open_encoder
+    from triage.learning.material.encoders import pooling_of, reference_of
     from triage.worker.serving import encode_with
 
+    first, *further = map(reference_of, directories)
+    features = replace(features, experts=tuple(further))
+    encoder = open_encoder(
+        directories[0],
+        architecture=first.architecture,
+        size_px=spec.size_px,
+        device=device,
+        dtype=dtype,
+        features=features,
+        experts=tuple((Path(each.path), each.architecture) for each in further),
+    )
     return Lens(
         spec=spec,
-        scope=scope,
+        scope=embedding_scope(
+            encoder_digest=digest_of(first.files),
+            preprocessing_version=PREPROCESSING_VERSION,
+            answer_key=encoder.answer_key,
+            features_digest=features_digest(features, pooling="", terms=""),
+        ),
         encode=encode_with(encoder, keep_features=tokens),
-        use=use,
+        use=use or IntendedUse(),
+        pooling=pooling_of(first.architecture, features),
         keeps_tokens=tokens,
     )
 
@@ -143,23 +165,3 @@ def _possible(spec: ViewSpec) -> ViewSpec:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-
-def _described(directory: Path) -> tuple[str, int]:
-    """Architecture and trained size, by the encoder's own config.json."""
-    from triage.inference.bundle_fields import ARCHITECTURES
-    from triage.inference.weights import read_json
-
-    settings = read_json(directory / "config.json")
-    named = settings.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else None
-    if architecture not in ARCHITECTURES:
-        raise BundleError(
-            f"{directory} holds no encoder that is supported",
-            hint=f"Supported are {_listed(ARCHITECTURES)}.",
-        )
-    vision = settings.get("vision_config")
-    size_px = vision.get("image_size") if isinstance(vision, dict) else None
-    if not isinstance(size_px, int):
-        raise BundleError(f"{directory / 'config.json'} names no vision_config.image_size")
-    return architecture, size_px

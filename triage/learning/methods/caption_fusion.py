@@ -17,13 +17,9 @@ from triage.inference.device import on_device
 from triage.inference.encoder import Encoder
 from triage.inference.features import Terms, fit_terms, tfidf
 from triage.inference.writer import Writer, open_writer, prompt_digest
-from triage.learning.methods.linear import choose_l2, fit_linear
-from triage.learning.methods.looking import (
-    architecture_of,
-    open_first,
-    subjects_with_views,
-    truth_of,
-)
+from triage.learning.material.encoders import architecture_of
+from triage.learning.methods.linear import fit_chosen
+from triage.learning.methods.looking import open_first, subjects_with_views, truth_of
 from triage.learning.methods.material import (
     Choices,
     Labelled,
@@ -54,8 +50,7 @@ def fit(material: Material, choices: Choices) -> Trained:
         raise PermanentError("the captions of the training split share no word")
     train, val = (_joined(material, each, terms) for each in told)
     require_both_classes(train, material.table.findings, "train")
-    strength = choose_l2(material, train, choices)
-    head = fit_linear(train, l2=strength.l2, class_weights=choices.class_weights)
+    head, strength = fit_chosen(material, train, choices)
     return Trained(
         head=head,
         encoder=directory,

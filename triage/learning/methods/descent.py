@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triage.errors import PermanentError
-from triage.learning.methods.material import Choices, Reals
+from triage.learning.methods.material import Choices, Labelled, Reals
+from triage.learning.methods.modules import HeadModule, padded
 from triage.learning.progress import Progress
 
 LOWEST_RATE: Final = 0.02  # of the peak, at the end of the cosine
@@ -55,6 +56,21 @@ class Descent:
             "trained_parameters": self.parameters,
             "descent_s": round(self.seconds, 2),
         }
+
+
+def descend_vectors(
+    module: HeadModule, train: Labelled, val: Labelled, choices: Choices, *, intercept: Tensor
+) -> Descent:
+    """`descend` for a head on vectors that lie in memory."""
+    return descend(
+        module, split_of(module, train), split_of(module, val), choices, intercept=intercept
+    )
+
+
+def split_of(module: HeadModule, labelled: Labelled) -> Split:
+    """A split of vectors that lie in memory, as a head sees it."""
+    vectors, seen = padded(labelled.parts)
+    return Split(logits=lambda rows: module(vectors[rows], seen[rows]), truth=labelled.truth)
 
 
 def descend(

@@ -10,17 +10,16 @@ from dataclasses import replace
 import torch
 
 from triage.errors import PermanentError
-from triage.learning.methods.descent import descend
-from triage.learning.methods.linear import choose_l2, fit_linear
-from triage.learning.methods.looking import labelled_splits, pooled
+from triage.learning.material.encoders import pooled
+from triage.learning.methods.descent import descend_vectors
+from triage.learning.methods.linear import fit_chosen
+from triage.learning.methods.looking import learnable_splits
 from triage.learning.methods.material import (
     Choices,
     Labelled,
     Material,
     Trained,
-    require_both_classes,
 )
-from triage.learning.methods.mlp import split_of
 from triage.learning.methods.modules import ViewAttentionModule
 
 
@@ -30,21 +29,12 @@ def fit(material: Material, choices: Choices) -> Trained:
         raise PermanentError("focal sampling needs crops", hint="Give --crops 2 or more.")
     features = pooled(material.encoders[0], choices.pooling)
     view = replace(material.view, crops=choices.crops)
-    train, val = labelled_splits(material, material.encoders[:1], features=features, view=view)
-    require_both_classes(train, material.table.findings, "train")
+    train, val = learnable_splits(material, material.encoders[:1], features=features, view=view)
     start = mean_of_views(train)
-    strength = choose_l2(material, start, choices)
+    head, strength = fit_chosen(material, start, choices)
     torch.manual_seed(choices.seed)
-    module = ViewAttentionModule(
-        fit_linear(start, l2=strength.l2, class_weights=choices.class_weights)
-    )
-    descent = descend(
-        module,
-        split_of(module, train),
-        split_of(module, val),
-        choices,
-        intercept=module.intercept,
-    )
+    module = ViewAttentionModule(head)
+    descent = descend_vectors(module, train, val, choices, intercept=module.intercept)
     return Trained(
         head=module.exported(),
         encoder=material.encoders[0],

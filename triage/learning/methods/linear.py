@@ -76,6 +76,14 @@ def choose_l2(material: Material, labelled: Labelled, choices: Choices) -> Stren
     return Strength(l2=best, log_loss={f"{l2:g}": round(loss, 5) for l2, loss in found.items()})
 
 
+def fit_chosen(
+    material: Material, labelled: Labelled, choices: Choices
+) -> tuple[LinearHead, Strength]:
+    """Choose the strength, then fit on all of `labelled`."""
+    strength = choose_l2(material, labelled, choices)
+    return fit_linear(labelled, l2=strength.l2, class_weights=choices.class_weights), strength
+
+
 def taken(labelled: Labelled, indices: Sequence[int]) -> Labelled:
     """The subjects at `indices`."""
     return Labelled(

@@ -4,13 +4,13 @@ For a linear head on the mean of the tokens the logit is the exact sum of its pa
 the evidence for it can be shown without approximation.
 """
 
-from triage.learning.methods.linear import choose_l2, fit_linear
-from triage.learning.methods.looking import labelled_splits, pooled
+from triage.learning.material.encoders import pooled
+from triage.learning.methods.linear import fit_chosen
+from triage.learning.methods.looking import learnable_splits
 from triage.learning.methods.material import (
     Choices,
     Material,
     Trained,
-    require_both_classes,
     validation_log_loss,
 )
 
@@ -18,10 +18,8 @@ from triage.learning.methods.material import (
 def fit(material: Material, choices: Choices) -> Trained:
     """Choose the strength by grouped cross-validation on the training split, fit on all of it."""
     features = pooled(material.encoders[0], choices.pooling)
-    train, val = labelled_splits(material, material.encoders[:1], features=features)
-    require_both_classes(train, material.table.findings, "train")
-    strength = choose_l2(material, train, choices)
-    head = fit_linear(train, l2=strength.l2, class_weights=choices.class_weights)
+    train, val = learnable_splits(material, material.encoders[:1], features=features)
+    head, strength = fit_chosen(material, train, choices)
     return Trained(
         head=head,
         encoder=material.encoders[0],

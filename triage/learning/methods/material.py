@@ -24,6 +24,8 @@ from triage.inference.features import (
 from triage.inference.heads import Head, subject_logits
 from triage.learning.material.images import Images
 from triage.learning.material.labels import LabelTable
+from triage.learning.material.lens import POOLINGS
+from triage.learning.material.same_pixels import Same
 from triage.records import ViewSpec
 from triage.rules.eligibility import IntendedUse
 
@@ -31,7 +33,6 @@ Reals = NDArray[np.float64]
 Parts = tuple[NDArray[np.float32], ...]  # per part (V, D)
 L2_GRID: Final = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 CLASS_WEIGHTS: Final = ("none", "balanced")
-POOLINGS: Final = ("mean", "default")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Choices:
 
     seed: int = 1
     class_weights: str = "none"  # one of CLASS_WEIGHTS
-    pooling: str = "mean"  # of tokens; "default" is MedSigLIP's own pooling head
+    pooling: str = "mean"  # one of POOLINGS
     # logistic regression, by itself and where others start from it
     l2: tuple[float, ...] = L2_GRID  # strengths to choose from by grouped cross-validation
     folds: int = 5
@@ -105,12 +106,13 @@ def check_choices(choices: Choices) -> None:
 class Material:
     """Labelled images, divided by patient, and the encoders to look at them with."""
 
-    table: LabelTable
+    table: LabelTable  # patients that hold the same pixels are one in it
     images: Path | Images  # a directory, or where studies are found
     encoders: tuple[Path, ...]  # the first, then the further ones of a mixture
     view: ViewSpec
     splits: Mapping[str, Sequence[int]]  # row indices of train, val and test
     work: Path  # scratch directory of this training
+    same_pixels: Same = ()  # rows of the labels that are copies under another patient
     embeddings: Path | None = None  # directory of `triage embed --out` to go on with
     use: IntendedUse = field(default_factory=IntendedUse)
     device: str = "auto"

@@ -12,17 +12,16 @@ import torch
 
 from triage.errors import PermanentError
 from triage.inference.bundle_fields import Features
-from triage.learning.methods.descent import descend
-from triage.learning.methods.linear import choose_l2, fit_linear
-from triage.learning.methods.looking import labelled_splits, width_of
+from triage.learning.material.encoders import width_of
+from triage.learning.methods.descent import descend_vectors
+from triage.learning.methods.linear import fit_chosen
+from triage.learning.methods.looking import learnable_splits
 from triage.learning.methods.material import (
     Choices,
     Labelled,
     Material,
     Trained,
-    require_both_classes,
 )
-from triage.learning.methods.mlp import split_of
 from triage.learning.methods.modules import MixtureModule
 
 
@@ -33,28 +32,16 @@ def fit(material: Material, choices: Choices) -> Trained:
             "a mixture needs two encoders at least", hint="Name the others with --encoder2."
         )
     features = Features()
-    train, val = labelled_splits(material, material.encoders, features=features)
-    require_both_classes(train, material.table.findings, "train")
+    train, val = learnable_splits(material, material.encoders, features=features)
     widths = [width_of(directory) for directory in material.encoders]
     alone = [
         sliced(train, end - width, end)
         for end, width in zip(np.cumsum(widths), widths, strict=True)
     ]
-    strengths = [choose_l2(material, each, choices).l2 for each in alone]
+    starts = [fit_chosen(material, each, choices) for each in alone]
     torch.manual_seed(choices.seed)
-    module = MixtureModule(
-        [
-            fit_linear(each, l2=l2, class_weights=choices.class_weights)
-            for each, l2 in zip(alone, strengths, strict=True)
-        ]
-    )
-    descent = descend(
-        module,
-        split_of(module, train),
-        split_of(module, val),
-        choices,
-        intercept=module.intercept,
-    )
+    module = MixtureModule([head for head, _ in starts])
+    descent = descend_vectors(module, train, val, choices, intercept=module.intercept)
     return Trained(
         head=module.exported(),
         encoder=material.encoders[0],
@@ -63,7 +50,7 @@ def fit(material: Material, choices: Choices) -> Trained:
         view=material.view,
         train=train,
         val=val,
-        record={"l2_of_the_start": strengths, **descent.record()},
+        record={"l2_of_the_start": [strength.l2 for _, strength in starts], **descent.record()},
     )
 
 

@@ -6,23 +6,21 @@
 import numpy as np
 import torch
 
-from triage.learning.methods.descent import Split, descend
-from triage.learning.methods.looking import labelled_splits, pooled
+from triage.learning.material.encoders import pooled
+from triage.learning.methods.descent import descend_vectors
+from triage.learning.methods.looking import learnable_splits
 from triage.learning.methods.material import (
     Choices,
-    Labelled,
     Material,
     Trained,
-    require_both_classes,
 )
-from triage.learning.methods.modules import HeadModule, MlpModule, padded
+from triage.learning.methods.modules import MlpModule
 
 
 def fit(material: Material, choices: Choices) -> Trained:
     """Train on the vectors of the training split."""
     features = pooled(material.encoders[0], choices.pooling)
-    train, val = labelled_splits(material, material.encoders[:1], features=features)
-    require_both_classes(train, material.table.findings, "train")
+    train, val = learnable_splits(material, material.encoders[:1], features=features)
     views = np.concatenate([np.concatenate(parts) for parts in train.parts]).astype(np.float64)
     torch.manual_seed(choices.seed)
     module = MlpModule(
@@ -32,13 +30,7 @@ def fit(material: Material, choices: Choices) -> Trained:
         len(material.table.findings),
         choices.dropout,
     )
-    descent = descend(
-        module,
-        split_of(module, train),
-        split_of(module, val),
-        choices,
-        intercept=module.last.bias,
-    )
+    descent = descend_vectors(module, train, val, choices, intercept=module.last.bias)
     return Trained(
         head=module.exported(),
         encoder=material.encoders[0],
@@ -48,9 +40,3 @@ def fit(material: Material, choices: Choices) -> Trained:
         val=val,
         record=descent.record(),
     )
-
-
-def split_of(module: HeadModule, labelled: Labelled) -> Split:
-    """A split of vectors that lie in memory, as a head sees it."""
-    vectors, seen = padded(labelled.parts)
-    return Split(logits=lambda rows: module(vectors[rows], seen[rows]), truth=labelled.truth)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from triage.inference.bundle_fields import Features
 from triage.inference.encoder import Encoder
+from triage.learning.material.encoders import pooled
 from triage.learning.methods.checkpoint import write_encoder
 from triage.learning.methods.descent import Descent, Split, descend
 from triage.learning.methods.kept import Kept, keep, placed
-from triage.learning.methods.linear import Strength, choose_l2, fit_linear, restandardised
-from triage.learning.methods.looking import open_first, pooled
+from triage.learning.methods.linear import Strength, fit_chosen, restandardised
+from triage.learning.methods.looking import open_first
 from triage.learning.methods.material import (
     Choices,
     Material,
@@ -83,8 +84,7 @@ def fit(material: Material, choices: Choices) -> Trained:
     size = material.batch_size
     frozen = kept[0].labelled(_vectors(trunk, kept[0], size))
     require_both_classes(frozen, material.table.findings, "train")
-    strength = choose_l2(material, frozen, choices)
-    head = fit_linear(frozen, l2=strength.l2, class_weights=choices.class_weights)
+    head, strength = fit_chosen(material, frozen, choices)
     module = UnfrozenModule(trunk, LinearModule(head).to(encoder.device))
     descent = _train(module, kept, choices) if choices.blocks else None
     changed = _changed(trunk) if descent and descent.best_epoch else {}

@@ -23,7 +23,8 @@ from triage.errors import PermanentError
 from triage.inference.bundle_fields import Features
 from triage.inference.heads import LinearHead
 from triage.inference.weights import read_json
-from triage.learning.methods.looking import architecture_of, labelled_splits
+from triage.learning.material.encoders import architecture_of
+from triage.learning.methods.looking import labelled_splits
 from triage.learning.methods.material import Choices, Material, Prompts, Reals, Trained
 
 PRESENT: Final = "a chest radiograph showing {finding}"

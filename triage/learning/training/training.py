@@ -2,7 +2,8 @@
 
 The method fits; this room does what is the same for all of them: splits, a provisional
 calibration and operating points on the validation split, the bank and its gate, and the record
-of every choice. The test split is never looked at. What stands is a finished bundle or nothing.
+of every choice. Of the test split nothing is looked at but whether its pixels stand under another
+patient too. What stands is a finished bundle or nothing.
 """
 
 import math
@@ -20,11 +21,12 @@ from triage.inference.bundle_fields import NAME, RENDERINGS
 from triage.inference.bundle_making import Fitted, init_bundle
 from triage.inference.bundle_parts import MANIFEST
 from triage.inference.patients import Patients
-from triage.learning.material.images import Images
+from triage.learning.material.encoders import reference_of, trained_px
+from triage.learning.material.images import Images, images_at
 from triage.learning.material.labels import FILE, LabelRow, LabelTable
+from triage.learning.material.same_pixels import Same, joined, same_drawn
 from triage.learning.material.splits import TRAIN_VAL_TEST, grouped_split, require_grouped
 from triage.learning.methods import METHODS
-from triage.learning.methods.looking import reference_of, vision_settings
 from triage.learning.methods.material import (
     Choices,
     Material,
@@ -165,10 +167,25 @@ def _check(plan: Plan) -> None:
             )
 
 
+def _same_pixels(plan: Plan, view: ViewSpec) -> Same:
+    """What stands under two patients: all that is looked at of the test split too."""
+    if not plan.table.digest:  # images without labels: nobody says whose they are
+        return ()
+    return same_drawn(plan.table.rows, images_at(plan.images), view, kept=plan.embeddings)
+
+
 def _material(plan: Plan, work: Path) -> Material:
-    splits = grouped_split(plan.table, seed=plan.choices.seed, shares=plan.shares)
+    view = ViewSpec(
+        rendering=plan.rendering,
+        size_px=plan.size_px or trained_px(plan.encoders[0]),
+        antialias=plan.antialias,
+        maximum_slices=plan.maximum_slices,
+    )
+    same = _same_pixels(plan, view)
+    table = joined(plan.table, same)
+    splits = grouped_split(table, seed=plan.choices.seed, shares=plan.shares)
     splits = {"train": [], "val": [], "test": []} | splits
-    require_grouped(plan.table, splits)
+    require_grouped(table, splits)
     if METHODS[plan.method].needs_labels:
         for split in ("train", "val"):
             if not splits[split]:
@@ -176,21 +193,12 @@ def _material(plan: Plan, work: Path) -> Material:
                     f"the split {split} has no subject",
                     hint="Leave the column split blank for some rows, or label more patients.",
                 )
-    size_px = plan.size_px or vision_settings(plan.encoders[0]).get("image_size")
-    if not isinstance(size_px, int):
-        raise PermanentError(
-            f"{plan.encoders[0]} does not say its image size", hint="Give --size-px."
-        )
     return Material(
-        table=plan.table,
+        table=table,
+        same_pixels=same,
         images=plan.images,
         encoders=plan.encoders,
-        view=ViewSpec(
-            rendering=plan.rendering,
-            size_px=size_px,
-            antialias=plan.antialias,
-            maximum_slices=plan.maximum_slices,
-        ),
+        view=view,
         splits=splits,
         work=work,
         embeddings=plan.embeddings,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from triage.inference.bundle_making import Fitted
+from triage.learning.material.same_pixels import words_of_training
 from triage.learning.methods import METHODS
 
 DEMONSTRATION: Final = """\
@@ -32,14 +33,14 @@ that had no part in its training (`triage calibrate`), and measure it on others
 
 ## Material
 
-Labels {digest}: {rows} rows, {grouped}.
+Labels {digest}: {rows} rows, {grouped}. {copies}
 
 | split | subjects | patients | embedded |
 |---|---|---|---|
 {splits}
 
-The test split was not looked at. Who is in which split stands in the bundle as hashes alone, so
-that `triage evaluate` knows them again.
+Of the test split nothing was looked at but whether its pixels stand under another patient. Who is
+in which split stands in the bundle as hashes alone, so that `triage evaluate` knows them again.
 
 ## How
 
@@ -70,6 +71,7 @@ def card(
         grouped="divided by patient"
         if record["labels"]["grouped_by_patient"]
         else "without patient groups: each row counts as a patient",
+        copies=words_of_training(record),
         splits="\n".join(
             f"| {split} | {said['subjects']} | {said['patients']} | {said.get('embedded', '-')} |"
             for split, said in record["splits"].items()

@@ -16,10 +16,11 @@ import numpy as np
 from triage.inference.bundle import digest_of
 from triage.inference.bundle_making import Fitted
 from triage.inference.patients import Patients, new_patients
+from triage.learning.material.encoders import reference_of
 from triage.learning.material.labels import LabelTable
+from triage.learning.material.same_pixels import apart
 from triage.learning.material.splits import names_to_keep
 from triage.learning.methods import METHODS
-from triage.learning.methods.looking import reference_of
 from triage.learning.methods.material import Material, Trained, logits_of
 from triage.pocket.fit import auroc
 
@@ -37,6 +38,9 @@ def record_of(plan: "Plan", material: Material, trained: Trained, fitted: Fitted
             "digest": plan.table.digest,
             "rows": len(plan.table.rows),
             "grouped_by_patient": plan.table.is_grouped,
+            "findings": plan.table.taken(),
+            "same_pixels": [list(lines) for lines in material.same_pixels],
+            "same_pixels_apart": apart(plan.table, material.same_pixels),
         },
         "splits": {
             name: _split_record(plan.table, rows)
