@@ -124,8 +124,8 @@ def labels_of(arguments: argparse.Namespace, bundle: "Bundle | None" = None) -> 
         absent = " or ".join(each["negative"]) or "nothing"
         words = (
             f"Finding {each['name']} (column {each['column']}): {each['positive']} in"
-            f" {counted(each['positives'], 'row', 'rows')}, {absent} in {each['negatives']}, blank in"
-            f" {each['unknown']}."
+            f" {counted(each['positives'], 'row', 'rows')}, {absent} in {each['negatives']},"
+            f" blank in {each['unknown']}."
         )
         print(clean(words), file=sys.stderr)
     return table
