@@ -175,9 +175,12 @@ def test_rows_the_calibration_has_seen_and_copies_are_named(
 def test_a_report_counts_what_the_gate_turned_away_and_scores_as_the_daemon_does(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert judge("evaluate", here, "--report", "report", "--rounds", "100", "--json") == 0
+    more = ("--report", "report", "--rounds", "100", "--prevalence", f"{FINDING}=0.05", "--json")
+    assert judge("evaluate", here, *more) == 0
     said = document(capsys)
     judged = said["evaluation"]
+    site = judged["findings"][0]["at_prevalence"]
+    assert (site["prevalence"], site["source"]) == (0.05, "as stated")
     assert (judged["subjects"], judged["scored"], judged["gated"]) == (2 * EACH + 1, 2 * EACH, 1)
     assert judged["reasons"] == {OUT_OF_DISTRIBUTION: 1}
     assert judged["findings"][0]["auroc"]["value"] > 0.8
@@ -197,12 +200,17 @@ def test_a_report_counts_what_the_gate_turned_away_and_scores_as_the_daemon_does
 def test_two_bundles_are_compared_row_by_row(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reasonable(here) == 0
+    assert reasonable(here, "--prevalence", "0.1") == 0
     capsys.readouterr()
     more = ("--report", "report", "--rounds", "100", "--against", str(BUNDLE))
     assert judge("evaluate", here, *more, bundle="local") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "NOT FOR CLINICAL USE" in said
+    assert "At a prevalence of 10%, as the bundle's calibration records: PPV " in said
+    assert "! 1 image with the finding got no score" in said
+    assert "! 2 of 2 subgroups have fewer than 20 images" in said
+    assert "Note: Not judged by age, view, manufacturer" in said
+    assert "Turned away with the finding: 1 image, by the other 1" in said
     assert "AUROC: +0.000 (+0.000 to +0.000), no difference shown" in said
     assert "newly flagged" in said
     found = json.loads(Path("report/evaluation.json").read_text())["comparison"][0]

@@ -78,6 +78,52 @@ def test_a_subject_without_a_score_from_either_takes_no_part_and_is_counted() ->
     assert (found.images, found.only_first, found.only_second) == (1, 2, 1)
 
 
+def test_a_gate_that_turns_hard_images_away_does_not_make_its_bundle_look_better() -> None:
+    base = drawn(200)
+    hard = np.flatnonzero((base.truth[:, 0] == 1) & (base.probabilities[:, 0] < 0.5)).tolist()
+    said = base.probabilities[:, 0].tolist()
+    strict = scored(base.truth[:, 0].tolist(), said, gated=[*hard, 0])
+    assert base.truth[0, 0] == 0
+    found = compare(strict, base, POINT, POINT, draws=DRAWS)[0]
+    sensitivity = {each.measure: each for each in found.differences}["sensitivity"]
+    assert sensitivity.first == sensitivity.second < 1.0
+    assert sensitivity.verdict == "no difference shown"
+    told, other = found.first_without_score, found.second_without_score
+    assert (told.gated_with_finding, told.gated_without) == (len(hard), 1)
+    assert (other.gated_with_finding, other.gated_without) == (0, 0)
+    assert f"{len(hard) + 1} images are turned away by one bundle" in found.warnings[0]
+    assert compare(base, base, POINT, POINT, draws=DRAWS)[0].warnings == ()
+
+
+def test_a_flagged_image_that_the_other_bundle_turns_away_is_a_change() -> None:
+    first = scored([1, 0], [0.9, 0.1], gated=[0])
+    second = scored([1, 0], [0.9, 0.1])
+    (change,) = compare(first, second, POINT, POINT, draws=DRAWS)[0].changes
+    assert (change.subject, change.truth, change.flagged_by_first) == ("0.png", True, False)
+    assert np.isnan(change.first)
+
+
+def test_nothing_is_told_from_fewer_than_ten_patients_of_a_class_and_it_is_said_why() -> None:
+    """Nine patients with the finding, of four images each."""
+    generator = np.random.default_rng(3)
+    truth = [1.0] * 36 + [0.0] * 60
+    patients = [f"p{row // 4}" for row in range(36)] + [f"n{row}" for row in range(60)]
+    first, second = (
+        scored(
+            truth, (generator.random(96) * 0.5 + 0.4 * np.array(truth)).tolist(), groups=patients
+        )
+        for _ in range(2)
+    )
+    found = compare(first, second, POINT, POINT, draws=DRAWS)[0]
+    told = {each.measure: each for each in found.differences}
+    assert told.pop("specificity").interval is not None
+    assert {each.interval for each in told.values()} == {None}
+    assert {each.verdict for each in told.values()} == {"cannot be told"}
+    assert told["AUROC"].why_not == "9 patients with the finding, and 10 are needed"
+    (warning,) = found.warnings
+    assert warning.startswith("No interval, hence no verdict, for AUROC, AUPRC, sensitivity,")
+
+
 def test_findings_are_matched_without_regard_to_case() -> None:
     base = drawn(40)
     other = replace(base, findings=("Effusion",))

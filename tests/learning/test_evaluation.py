@@ -9,6 +9,7 @@ import pytest
 from tests.assurance import Evidence, requirement
 from tests.learning.scores import drawn, scored
 from triage.learning.judging.evaluation import CLUSTERED, as_json, evaluate
+from triage.learning.judging.prevalence import STATED, Prevalence
 from triage.learning.judging.statistics import Draws, wilson
 from triage.learning.judging.subgroups import OLDEST, UNKNOWN, age_band
 
@@ -45,6 +46,37 @@ def test_rows_without_a_score_are_counted_and_count_as_missed_where_it_matters()
     assert found.at_point.sensitivity.value == 1.0
     assert found.at_point.sensitivity_of_all.value == 2 / 3
     assert any("got no score" in warning for warning in found.warnings)
+
+
+def test_a_patient_is_found_by_any_of_his_images_with_the_finding() -> None:
+    truth = [1, 1, 1, 1, 0, 1, 1]
+    said = [0.9, 0.1, 0.2, 0.3, 0.8, 0.9, 0.9]
+    patients = ["a", "a", "b", "b", "b", "c", "d"]
+    point = (
+        evaluate(scored(truth, said, groups=patients, gated=[5]), POINT, draws=FAST)
+        .findings[0]
+        .at_point
+    )
+    found = point.by_patient
+    assert point.sensitivity.value == 2 / 5
+    assert (found.found, found.missed) == (2, 1)  # b is flagged for an image without it; c unseen
+    assert found.sensitivity.value == 2 / 3
+    assert found.sensitivity_of_all.value == 2 / 4
+    assert found.sensitivity.interval is not None
+    assert (found.sensitivity.interval.low, found.sensitivity.interval.high) == wilson(2, 3)
+
+
+def test_figures_at_the_site_stand_beside_those_of_the_labelled_images() -> None:
+    site = {"effusion": Prevalence(share=0.02, source=STATED)}
+    found = evaluate(drawn(300), POINT, prevalences=site, draws=FAST).findings[0]
+    point, there = found.at_point, found.at_prevalence
+    assert there is not None
+    assert (there.prevalence, there.source) == (0.02, "as stated")
+    assert there.positive_predictive_value.value < 0.3 * point.positive_predictive_value.value
+    assert there.calibration.slope == found.calibration.slope
+    assert there.calibration.intercept.value < found.calibration.intercept.value - 2
+    assert found.calibration_of_site is there.calibration
+    assert evaluate(drawn(30), POINT, draws=FAST).findings[0].at_prevalence is None
 
 
 def test_a_masked_row_is_neither_positive_nor_negative() -> None:
@@ -166,16 +198,20 @@ def test_a_large_group_at_chance_is_named() -> None:
     half = drawn(200, gap=0.0)
     strata = [{"source": "a" if row % 2 else "b"} for row in range(200)]
     rows = scored(half.truth[:, 0].tolist(), half.probabilities[:, 0].tolist(), strata=strata)
-    warnings = {group.warning for group in evaluate(rows, POINT, draws=FAST).findings[0].subgroups}
-    assert "not shown above chance" in warnings
+    found = evaluate(rows, POINT, draws=FAST).findings[0]
+    assert "not shown above chance" in {group.warning for group in found.subgroups}
+    assert "The AUROC is not shown to be above chance." in found.warnings
+    assert any(words.startswith("Not shown above chance in source ") for words in found.warnings)
 
 
 def test_free_text_does_not_make_a_thousand_groups() -> None:
     strata = [{"manufacturer": f"maker {row}"} for row in range(300)]
     base = drawn(300)
     rows = scored(base.truth[:, 0].tolist(), base.probabilities[:, 0].tolist(), strata=strata)
-    groups = evaluate(rows, POINT, draws=FAST).findings[0].subgroups
+    found = evaluate(rows, POINT, draws=FAST).findings[0]
+    groups = found.subgroups
     assert len(groups) == 13
+    assert "manufacturer maker 102 and 6 more." in found.warnings[-1]
     assert groups[-1].value == "other"
     assert sum(group.images for group in groups) == 300
 

@@ -17,6 +17,7 @@ from tests.learning.scores import drawn, scored
 from triage.errors import DecodeError
 from triage.learning.judging.comparing import compare
 from triage.learning.judging.evaluation import evaluate
+from triage.learning.judging.prevalence import RECORDED, Prevalence
 from triage.learning.judging.report import Model, Report, page
 from triage.learning.judging.report_files import FIGURES, PAGE, PLOTS, document_of, write_report
 from triage.learning.judging.report_files import drawn as plotted
@@ -80,9 +81,12 @@ def view(subject: str) -> np.ndarray:
     return np.full((1, 300, 300), 0.5, np.float32)
 
 
-def report_of(rows: Scored, **changes: object) -> Report:
+def report_of(rows: Scored, *, prevalence: float | None = None, **changes: object) -> Report:
     points = dict.fromkeys(rows.findings, 0.5)
-    judged = evaluate(rows, points, draws=FAST)
+    sites = {}
+    if prevalence is not None:
+        sites = dict.fromkeys(rows.findings, Prevalence(share=prevalence, source=RECORDED))
+    judged = evaluate(rows, points, prevalences=sites, draws=FAST)
     name = rows.findings[0]
     plain = Report(
         model=MODEL,
@@ -116,6 +120,7 @@ def hostile() -> Report:
     points = {HOSTILE: 0.5}
     return report_of(
         rows,
+        prevalence=0.05,
         plots=plotted(rows, evaluate(rows, points, draws=FAST)),
         model=replace(MODEL, name=HOSTILE, calibration=HOSTILE, not_for_clinical_use=True),
         labels=HOSTILE,
@@ -181,6 +186,31 @@ def test_figures_intervals_and_counts_stand_on_the_page() -> None:
     assert "split test" in said
 
 
+def test_the_prevalence_of_the_site_stands_on_the_page_with_its_source() -> None:
+    report = report_of(drawn(200), prevalence=0.05)
+    said = Page(page(report)).said
+    site = report.evaluation.findings[0].at_prevalence
+    assert site is not None
+    assert "At the site (5% have it)" in said
+    assert f"{site.positive_predictive_value.value:.3f}" in said
+    flagged = round(1000 * site.flag_rate.value)
+    assert f"Of 1,000 images at the site about {flagged} are flagged" in said
+    assert "The prevalence is as the bundle's calibration records" in said
+    unknown = Page(page(report_of(drawn(200)))).said
+    assert "At the site (" not in unknown
+    assert "--prevalence effusion=P" in unknown
+
+
+def test_patients_are_told_where_some_have_several_images() -> None:
+    rows = drawn(120)
+    assert "Sensitivity by patient" not in Page(page(report_of(rows))).said
+    several = replace(rows, groups=tuple(f"p{row // 3}" for row in range(120)))
+    report = report_of(several)
+    found = report.evaluation.findings[0].at_point.by_patient
+    said = Page(page(report)).said
+    assert f"{found.found} of {found.found + found.missed} patients" in said
+
+
 def test_what_the_gate_turned_away_is_told_with_its_reason() -> None:
     base = drawn(40)
     rows = scored(base.truth[:, 0].tolist(), base.probabilities[:, 0].tolist(), gated=[0, 1])
@@ -201,6 +231,18 @@ def test_a_comparison_names_the_changed_images_and_which_change_is_right() -> No
     said = Page(page(report_of(rows, comparison=found, against=MODEL))).said
     assert "2 images changed: 1 are newly flagged, 1 no longer" in said
     assert "2.png there 0.200 0.800 no longer flagged \N{MULTIPLICATION SIGN} wrong" in said
+    assert "2 patients with the finding and 2 patients without the finding, and 10 are" in said
+
+
+def test_a_comparison_tells_what_each_gate_turned_away_by_class() -> None:
+    rows = scored([1, 0, 1, 0], [0.9, 0.1, 0.9, 0.1], gated=[2])
+    other = scored([1, 0, 1, 0], [0.9, 0.1, 0.9, 0.1])
+    found = compare(rows, other, {"effusion": 0.5}, {"effusion": 0.5}, draws=FAST)
+    said = Page(page(report_of(rows, comparison=found, against=MODEL))).said
+    assert "Turned away, finding there 1 0" in said
+    assert "Turned away, not there" not in said
+    assert "The gates differ: 1 image is turned away" in said
+    assert "2.png there no score 0.900 no longer flagged \N{MULTIPLICATION SIGN} wrong" in said
 
 
 # --- files

@@ -232,64 +232,6 @@ def test_losses_of_nothing_are_nan_and_of_wrong_certainty_finite() -> None:
     assert figures.log_loss([1], [0.0]) == pytest.approx(-math.log(figures.SMALLEST))
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, -1.0), (2.0, 0.7)])
-def test_slope_and_intercept_undo_what_was_done_to_the_log_odds(
-    slope: float, intercept: float
-) -> None:
-    truth, logits, _ = drawn(3, 20_000)
-    bent = sigmoid((logits - intercept) / slope)
-    found = figures.calibration_slope_intercept(truth, bent)
-    assert found == (pytest.approx(slope, rel=0.06), pytest.approx(intercept, abs=0.08))
-
-
-def test_slope_and_intercept_are_those_of_an_unpenalised_logistic_regression() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    truth, logits, said = drawn(4)
-    fitted = linear_model.LogisticRegression(C=np.inf, tol=1e-10).fit(logits[:, None], truth)
-    slope, intercept = figures.calibration_slope_intercept(truth, said)
-    assert slope == pytest.approx(fitted.coef_[0, 0], abs=1e-4)
-    assert intercept == pytest.approx(fitted.intercept_[0], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("truth", "said"),
-    [
-        ([1, 1], [0.2, 0.9]),
-        ([1, 0], [0.5, 0.5]),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]),
-        ([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]),
-    ],
-    ids=["one class", "one probability", "separated", "separated, the wrong way round"],
-)
-def test_a_slope_without_a_finite_fit_is_nan(truth: list[int], said: list[float]) -> None:
-    assert all(math.isnan(part) for part in figures.calibration_slope_intercept(truth, said))
-
-
-def test_reliability_has_bins_of_equal_count_that_cover_every_row_once() -> None:
-    truth, _, said = drawn(6, 203)
-    bins = figures.reliability(truth, said)
-    assert len(bins) == 10
-    assert {each.count for each in bins} <= {20, 21}
-    assert sum(each.count for each in bins) == 203
-    assert sum(each.count * each.observed for each in bins) == pytest.approx(truth.sum())
-    assert sum(each.count * each.predicted for each in bins) == pytest.approx(said.sum())
-    assert [each.lowest for each in bins] == sorted(each.lowest for each in bins)
-
-
-def test_equal_probabilities_are_never_torn_into_two_bins() -> None:
-    bins = figures.reliability([0, 1] * 50, [0.2] * 30 + [0.4] * 70)
-    assert [(each.count, each.predicted) for each in bins] == [
-        (30, pytest.approx(0.2)),
-        (70, pytest.approx(0.4)),
-    ]
-
-
-@pytest.mark.parametrize(("rows", "bins"), [(0, 0), (4, 0), (5, 1), (24, 4), (500, 10)])
-def test_few_rows_make_few_bins(rows: int, bins: int) -> None:
-    said = np.linspace(0.1, 0.9, rows)
-    assert len(figures.reliability(np.arange(rows) % 2, said)) == bins
-
-
 # --- counting
 
 

@@ -19,8 +19,7 @@ from triage.learning.judging.selection import select
 from triage.learning.material.embedding import embed_rows
 from triage.learning.material.embedding_set import load_embedding_set
 from triage.learning.material.images import views_of
-from triage.learning.material.labels import LabelTable
-from triage.learning.material.labels import LabelError
+from triage.learning.material.labels import LabelError, LabelTable
 from triage.learning.material.lens import lens_of_encoder
 from triage.learning.training.provisional import FindingPlan, provisional_calibration
 from triage.learning.training.training import Plan, inherits_demonstration, train, unlabelled

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from triage.cli.judged import (
     add_judging_options,
+    add_prevalence_option,
     embedded,
     open_bundle,
+    prevalences,
     require_extra,
     selected,
     share,
@@ -18,7 +20,7 @@ from triage.cli.judged import (
 from triage.cli.labelled import images_of, labels_of
 from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
 from triage.cli.text import clean
-from triage.cli.verbs import DONE, UsageError, Verbs, add_verb, print_json
+from triage.cli.verbs import DONE, Verbs, add_verb, print_json
 from triage.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from triage.learning.material.labels import LabelTable
 
 METHODS = ("platt", "isotonic", "none")
-EVERY = ""  # the finding of a prevalence that is meant for all
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -52,13 +53,9 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         help="platt (default); isotonic, refused below 1000 patients of each class; none: operating"
         " points only, the probabilities stay as they are",
     )
-    parser.add_argument(
-        "--prevalence",
-        type=_prevalence,
-        action="append",
-        default=[],
-        metavar="[FINDING=]P",
-        help="how common the finding is at the site, where the labelled studies were chosen"
+    add_prevalence_option(
+        parser,
+        says="how common the finding is at the site, where the labelled studies were chosen"
         " otherwise; may be given again",
     )
     parser.add_argument(
@@ -76,7 +73,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 def calibrate(arguments: argparse.Namespace) -> int:
     from triage.learning.judging.calibrated_bundle import write_calibrated
-    from triage.learning.judging.calibrating import Wish, fit, without_calibration
+    from triage.learning.judging.calibrating import fit, without_calibration
     from triage.learning.judging.scoring import score
 
     if arguments.method == "isotonic":
@@ -86,13 +83,8 @@ def calibrate(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise PermanentError(f"{out} is there already", hint="Name a new directory by --out.")
     bundle = open_bundle(arguments.bundle)
+    wish = _wish(arguments, bundle)
     table = labels_of(arguments, bundle)
-    wish = Wish(
-        method=arguments.method,
-        prevalence=_prevalences(arguments, bundle),
-        sensitivity=arguments.sensitivity,
-        confidence=arguments.confidence,
-    )
     selection = selected(arguments, bundle, table, usual="val", judging=False)
     rows = [table.rows[row] for row in selection.rows]
     with images_of(arguments, use=bundle.intended_use) as images:
@@ -108,6 +100,22 @@ def calibrate(arguments: argparse.Namespace) -> int:
     else:
         _tell(made, out, found, wish, source)
     return DONE
+
+
+def _wish(arguments: argparse.Namespace, bundle: "Bundle") -> "Wish":
+    from triage.learning.judging.calibrating import Wish
+
+    if arguments.prevalence and arguments.method == "none":
+        raise UsageError(
+            "--prevalence shifts probabilities, which --method none leaves as they are",
+            hint="Leave one of the two out.",
+        )
+    return Wish(
+        method=arguments.method,
+        prevalence=prevalences(arguments, bundle),
+        sensitivity=arguments.sensitivity,
+        confidence=arguments.confidence,
+    )
 
 
 def _provenance(
@@ -138,30 +146,6 @@ def _provenance(
 def _beside(bundle: Path, now: datetime) -> Path:
     directory = bundle.resolve()
     return directory.with_name(f"{directory.name}-local-{now:%Y%m%d}")
-
-
-def _prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> dict[str, float]:
-    if arguments.prevalence and arguments.method == "none":
-        raise UsageError(
-            "--prevalence shifts probabilities, which --method none leaves as they are",
-            hint="Leave one of the two out.",
-        )
-    names = {spec.name.casefold(): spec.name for spec in bundle.manifest.findings}
-    said: dict[str, float] = {}
-    for name, value in arguments.prevalence:
-        if name != EVERY and name.casefold() not in names:
-            raise UsageError(
-                f"--prevalence names {name}, which is no finding of the bundle",
-                hint=f"It has {', '.join(names.values())}.",
-            )
-        wanted = list(names.values()) if name == EVERY else [names[name.casefold()]]
-        said |= dict.fromkeys(wanted, value)
-    return said
-
-
-def _prevalence(text: str) -> tuple[str, float]:
-    name, _, value = text.rpartition("=")
-    return name.strip(), share(value)
 
 
 def _document(

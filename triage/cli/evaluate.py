@@ -1,7 +1,6 @@
 """`triage evaluate`: how good a bundle is on labelled studies, as a page, plots and JSON."""
 
 import argparse
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,17 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from triage.cli.evaluate_words import tell
 from triage.cli.judged import (
     add_judging_options,
+    add_prevalence_option,
     embedded,
     open_bundle,
+    prevalences,
     require_extra,
     selected,
     with_copies,
 )
 from triage.cli.labelled import images_of, labels_of
-from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
-from triage.cli.text import clean
 from triage.cli.verbs import DONE, Verbs, add_verb, long_work, print_json, whole_number
 
 if TYPE_CHECKING:
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from triage.inference.bundle import Bundle
-    from triage.learning.judging.comparing import FindingComparison
-    from triage.learning.judging.evaluation import FindingFigures
+    from triage.learning.judging.prevalence import Prevalence
     from triage.learning.judging.report import Report
     from triage.learning.judging.scoring import Scored
     from triage.learning.judging.selection import Selection
-    from triage.learning.judging.statistics import Draws, Estimate
+    from triage.learning.judging.statistics import Draws
     from triage.learning.material.images import Images
     from triage.learning.material.labels import LabelTable
 
@@ -56,6 +55,11 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         required=True,
         metavar="DIR",
         help="directory of report.html, evaluation.json and plots/; holds patient data",
+    )
+    add_prevalence_option(
+        parser,
+        says="how common the finding is at the site, for PPV, NPV, flag rate and calibration there"
+        " (default: as the bundle's calibration records); may be given again",
     )
     parser.add_argument(
         "--against", type=Path, metavar="BUNDLE2", help="compare with this bundle, row by row"
@@ -87,6 +91,7 @@ class _Task:
     other: "Bundle | None"
     table: "LabelTable"
     selection: "Selection"
+    prevalences: "dict[str, Prevalence]"
     draws: "Draws"
 
 
@@ -104,6 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         other=other,
         table=table,
         selection=selected(arguments, bundle, table, usual="test", against=other),
+        prevalences=_prevalences(arguments, bundle),
         draws=Draws(rounds=arguments.rounds, seed=arguments.seed),
     )
     with images_of(arguments, use=bundle.intended_use) as images:
@@ -116,8 +122,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"page": page, **document_of(report, scored)})
     else:
-        _tell(report, page)
+        tell(report, page)
     return DONE
+
+
+def _prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> "dict[str, Prevalence]":
+    """What the bundle records, and over it what the person states."""
+    from triage.learning.judging.bundle_words import prevalences_of
+    from triage.learning.judging.prevalence import STATED, Prevalence
+
+    stated = {
+        name: Prevalence(share=share, source=STATED)
+        for name, share in prevalences(arguments, bundle).items()
+    }
+    return prevalences_of(bundle) | stated
 
 
 def _scored(task: _Task, images: "Images") -> "tuple[_Task, Scored, Scored | None]":
@@ -149,7 +167,13 @@ def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
     from triage.learning.judging.report_files import drawn, pictured
 
     bundle, table = task.bundle, task.table
-    judged = measure(scored, points_of(bundle), refusals=refusals_of(bundle), draws=task.draws)
+    judged = measure(
+        scored,
+        points_of(bundle),
+        refusals=refusals_of(bundle),
+        prevalences=task.prevalences,
+        draws=task.draws,
+    )
     with _views(task, images) as view_of:
         examples = pictured(scored, judged, None if task.arguments.no_thumbnails else view_of)
     return Report(
@@ -194,77 +218,6 @@ def _views(task: _Task, images: "Images") -> "Iterator[Callable[[str], NDArray[n
             return middle
 
         yield view_of
-
-
-# --- words for a terminal
-
-
-def _tell(report: "Report", page: Path) -> None:
-    judged, model = report.evaluation, report.model
-    if model.not_for_clinical_use:
-        print("NOT FOR CLINICAL USE")
-    print(
-        clean(
-            f"{model.name} {model.version} on {judged.subjects} images of {judged.patients}"
-            f" patients ({report.selection}): {judged.scored} judged, {judged.gated} turned away"
-            f" by the gate, {judged.failed} failed."
-        )
-    )
-    columns = (
-        Column(title="FINDING", share=1),
-        Column(title="POSITIVE", right=True),
-        Column(title="AUROC", right=True),
-        Column(title="SENSITIVITY", right=True),
-        Column(title="SPECIFICITY", right=True),
-        Column(title="FLAGGED", right=True),
-        Column(title="THRESHOLD"),
-    )
-    print(render(columns, [_row(each) for each in judged.findings], screen()))
-    for each in report.comparison:
-        _tell_comparison(each)
-    for words in (*report.notes, *judged.warnings):
-        print(clean(f"Note: {words}"))
-    print(clean(f"Report: {page} (patient data)"))
-
-
-def _row(each: "FindingFigures") -> list[Cell]:
-    point = each.at_point
-    supported = cell("not supported", Style.WARNING) if point.refusal else cell("supported")
-    return [
-        cell(each.name, Style.STRONG),
-        cell(f"{each.positives} of {each.images}"),
-        _figure(each.auroc, 3),
-        _figure(point.sensitivity),
-        _figure(point.specificity),
-        _figure(point.flag_rate)[:1],
-        supported,
-    ]
-
-
-def _figure(value: "Estimate", digits: int = 2) -> Cell:
-    """The figure, and below it its interval."""
-    if math.isnan(value.value):
-        return cell("-")
-    lines = [Line(text=f"{value.value:.{digits}f}")]
-    if value.interval:
-        low, high = f"{value.interval.low:.{digits}f}", f"{value.interval.high:.{digits}f}"
-        lines.append(Line(text=f"{low}-{high}", style=Style.FAINT))
-    return lines
-
-
-def _tell_comparison(each: "FindingComparison") -> None:
-    for difference in each.differences[:4]:
-        span = ""
-        if difference.interval:
-            span = f" ({difference.interval.low:+.3f} to {difference.interval.high:+.3f})"
-        print(
-            clean(
-                f"{each.name}, {difference.measure}: {difference.difference:+.3f}{span},"
-                f" {difference.verdict}"
-            )
-        )
-    new = sum(change.flagged_by_first for change in each.changes)
-    print(clean(f"{each.name}: {new} newly flagged, {len(each.changes) - new} no longer"))
 
 
 def _rounds(text: str) -> int:

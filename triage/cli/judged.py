@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from triage.learning.material.images import Images
     from triage.learning.material.labels import LabelRow, LabelTable
 
-DIGITS = 3
+EVERY = ""  # the finding of a prevalence that is meant for all
 
 
 def add_judging_options(parser: argparse.ArgumentParser, *, usual: str) -> None:
@@ -166,3 +166,35 @@ def share(text: str) -> float:
     if not 0.0 < number < 1.0:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
     return number
+
+
+def add_prevalence_option(parser: argparse.ArgumentParser, *, says: str) -> None:
+    """Add `--prevalence`, which `prevalences` reads."""
+    parser.add_argument(
+        "--prevalence",
+        type=_prevalence,
+        action="append",
+        default=[],
+        metavar="[FINDING=]P",
+        help=says,
+    )
+
+
+def prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> dict[str, float]:
+    """Prevalence by finding of the bundle; one without a name is meant for every finding."""
+    names = {spec.name.casefold(): spec.name for spec in bundle.manifest.findings}
+    said: dict[str, float] = {}
+    for name, value in arguments.prevalence:
+        if name != EVERY and name.casefold() not in names:
+            raise UsageError(
+                f"--prevalence names {name}, which is no finding of the bundle",
+                hint=f"It has {', '.join(names.values())}.",
+            )
+        wanted = list(names.values()) if name == EVERY else [names[name.casefold()]]
+        said |= dict.fromkeys(wanted, value)
+    return said
+
+
+def _prevalence(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    return name.strip(), share(value)

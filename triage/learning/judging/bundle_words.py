@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from triage.learning.judging.prevalence import RECORDED, Prevalence
 from triage.learning.judging.report import Model
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ def refusals_of(bundle: "Bundle") -> dict[str, str]:
         elif record.target_sensitivity is None:
             said[name] = "the bundle records no sensitivity it was chosen for"
     return said | (dict(record.refusals) if record else {})
+
+
+def prevalences_of(bundle: "Bundle") -> dict[str, Prevalence]:
+    """How common each finding is at the site, as far as the calibration records it."""
+    record = bundle.manifest.calibration
+    recorded = record.prevalence if record else {}
+    return {name: Prevalence(share=share, source=RECORDED) for name, share in recorded.items()}
 
 
 def unlabelled(bundle: "Bundle", judged: Sequence[str], labelled: Sequence[str]) -> tuple[str, ...]:

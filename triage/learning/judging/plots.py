@@ -94,10 +94,11 @@ def described(name: str, found: FindingFigures) -> str:
                 f" {_number(found.prevalence)} by chance."
             )
         case "reliability":
+            fitted = found.calibration_of_site
             return (
-                f"Observed share against predicted probability in {len(found.calibration.bins)}"
-                f" bins; slope {_number(found.calibration.slope)}, intercept"
-                f" {_number(found.calibration.intercept)}."
+                f"Observed share against predicted probability in {len(fitted.bins)} bins"
+                f"{_where(found)}; slope {_number(fitted.slope.value)}, intercept"
+                f" {_number(fitted.intercept.value)}."
             )
         case _:
             return (
@@ -105,6 +106,11 @@ def described(name: str, found: FindingFigures) -> str:
                 f" {found.images - found.positives} without the finding, operating point"
                 f" {_number(point.threshold)}."
             )
+
+
+def _where(found: FindingFigures) -> str:
+    site = found.at_prevalence
+    return f" at a prevalence of {100 * site.prevalence:.3g}%" if site else ""
 
 
 # --- the plots
@@ -151,9 +157,10 @@ def _precision_recall(
 
 
 def _reliability(axes: "Axes", theme: Theme, found: FindingFigures) -> None:
-    _square(axes, "predicted probability", "observed share")
+    _square(axes, "predicted probability", f"observed share{_where(found)}")
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (4, 3)))
-    bins = found.calibration.bins
+    fitted = found.calibration_of_site
+    bins = fitted.bins
     if not bins:
         _say(axes, theme, "too few images")
         return
@@ -163,13 +170,8 @@ def _reliability(axes: "Axes", theme: Theme, found: FindingFigures) -> None:
     high = np.array([each.interval.high for each in bins])
     axes.vlines(x, low, high, color=theme.first, linewidth=1.4, alpha=0.8)
     axes.plot(x, y, color=theme.first, linewidth=1.2, marker="o", markersize=6)
-    fitted = found.calibration
-    _note(
-        axes,
-        theme,
-        f"slope {_number(fitted.slope)}   intercept {_number(fitted.intercept)}",
-        (0.97, 0.04),
-    )
+    words = f"slope {_number(fitted.slope.value)}   intercept {_number(fitted.intercept.value)}"
+    _note(axes, theme, words, (0.97, 0.04))
 
 
 def _scores(

@@ -23,7 +23,7 @@ from triage.learning.judging.report_parts import (
     facts,
     joined,
     note,
-    number,
+    notes,
     of,
     table,
     tag,
@@ -31,6 +31,7 @@ from triage.learning.judging.report_parts import (
     tile,
     whisker,
 )
+from triage.learning.judging.report_prevalence import flag_rate
 from triage.learning.judging.report_style import STYLE
 from triage.learning.judging.thumbnails import Example
 
@@ -39,11 +40,14 @@ POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 GLOSSARY: Final = (
     ("AUROC", "chance that an image with the finding scores above one without it; 0.5 is chance"),
     ("AUPRC", "precision averaged over recall; chance gives the prevalence"),
-    ("Sensitivity", "share of images with the finding that are flagged"),
+    ("Sensitivity", "share of images with the finding that are flagged; by patient, share of"
+     " patients with the finding who have any of their images with it flagged"),
     ("Specificity", "share of images without the finding that are not flagged"),
     ("PPV, NPV", "share of flagged (not flagged) images that have (do not have) the finding;"
-     " both depend on the prevalence of the labelled images"),
+     " both depend on how common it is, and labelled images are often enriched"),
     ("Flag rate", "share of all images that are flagged: the price of the sensitivity"),
+    ("At the site", "by Bayes' rule from sensitivity and specificity, as if the images of each"
+     " class looked there as they do here"),
     ("Slope, intercept", "1 and 0 where probabilities mean what they say; a slope below 1 says too"
      " extreme, an intercept below 0 too high"),
     ("Brier score", "mean squared error of the probability; compare it with that of one who always"
@@ -148,7 +152,7 @@ def _opening(report: Report) -> Html:
             " studies."
         )
         parts.append(note("Not calibrated on local studies.", words))
-    parts += [note("Note.", words) for words in (*report.notes, *judged.warnings)]
+    parts.append(notes("Note.", (*report.notes, *judged.warnings)))
     return element("header", *parts)
 
 
@@ -200,7 +204,7 @@ def _overview_table(judged: Evaluation) -> Html:
             estimate(each.auroc),
             estimate(each.at_point.sensitivity, 2),
             estimate(each.at_point.specificity, 2),
-            number(each.at_point.flag_rate.value, 2),
+            flag_rate(each),
             _support(each),
         ]
         for at, each in enumerate(judged.findings)
@@ -239,8 +243,10 @@ def _closing(report: Report) -> Html:
         (
             "Intervals",
             text(
-                f"{judged.confidence:.0%}. Areas: percentile bootstrap over patients,"
-                f" {judged.rounds} rounds, seed {judged.seed}. Shares: Wilson."
+                f"{judged.confidence:.0%}. Areas and differences: percentile bootstrap over"
+                f" patients, {judged.rounds} rounds, seed {judged.seed}. Shares: Wilson. Slope and"
+                f" intercept: Wald, variance summed by patient. PPV, NPV and flag rate at the site:"
+                f" Wilson's limits of sensitivity and specificity joined (MOVER)."
             ),
         ),
     ]

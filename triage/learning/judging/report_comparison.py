@@ -11,6 +11,7 @@ from triage.learning.judging.report_parts import (
     details,
     element,
     joined,
+    notes,
     number,
     signed,
     span,
@@ -27,9 +28,10 @@ KINDS: Final = {"better": "good", "worse": "stop"}
 def comparison_card(found: Sequence[FindingComparison], first: str, second: str) -> Html:
     """Paired differences and changed subjects, finding by finding."""
     words = (
-        "Both bundles judged the same images. Differences are this bundle minus the other, with 95"
-        " % intervals of a paired bootstrap over patients; an interval that holds zero shows no"
-        " difference, which is not the same as showing that there is none."
+        "Both bundles were given the same images. Differences are this bundle minus the other, with"
+        " 95 % intervals of a paired bootstrap over patients; an interval that holds zero shows no"
+        " difference, which is not the same as showing that there is none. The sensitivity counts"
+        " images that got no score as missed; the other figures are of images that both judged."
     )
     parts = [joined(_finding(each, first, second)) for each in found]
     return element(
@@ -48,16 +50,39 @@ def _finding(each: FindingComparison, first: str, second: str) -> list[Html]:
     if each.only_first or each.only_second:
         lost = (
             f" {counted(each.only_first, 'image')} had a score from {first} alone,"
-            f" {each.only_second} from {second} alone; they take no part."
+            f" {each.only_second} from {second} alone."
         )
-    words = f"{counted(each.images, 'image')} of {counted(each.patients, 'patient')}.{lost}"
+    words = (
+        f"Both judged {counted(each.images, 'image')} of {counted(each.patients, 'patient')}.{lost}"
+    )
     heads = ("Figure", "This bundle", "The other", "Difference", "Verdict")
     return [
         element("h3", text(each.name)),
         element("p", text(words), cls="small soft"),
+        notes("Take care.", each.warnings),
         table(heads, rows, caption=f"{each.name}: paired differences", words=(4,)),
+        _without_score(each),
         _changes(each),
     ]
+
+
+def _without_score(each: FindingComparison) -> Html:
+    """How many images each bundle gave no score, by class; nothing where there is none."""
+    sides = each.first_without_score, each.second_without_score
+    rows = [
+        [text(name), *(text(count) for count in counts)]
+        for name, counts in (
+            ("Turned away, finding there", [side.gated_with_finding for side in sides]),
+            ("Turned away, not there", [side.gated_without for side in sides]),
+            ("Failed, finding there", [side.failed_with_finding for side in sides]),
+            ("Failed, not there", [side.failed_without for side in sides]),
+        )
+        if any(counts)
+    ]
+    if not rows:
+        return Html("")
+    heads = ("Images without a score", "This bundle", "The other")
+    return table(heads, rows, caption=f"{each.name}: what each bundle did not judge")
 
 
 def _difference(found: Difference) -> list[Html]:
@@ -94,8 +119,12 @@ def _change(change: Change) -> list[Html]:
     return [
         element("span", text(change.subject), cls="mono"),
         text(known),
-        number(change.first if math.isfinite(change.first) else None),
-        number(change.second if math.isfinite(change.second) else None),
+        _score(change.first),
+        _score(change.second),
         text("newly flagged" if change.flagged_by_first else "no longer flagged"),
         text("") if change.truth is None else verdict,
     ]
+
+
+def _score(probability: float) -> Html:
+    return number(probability) if math.isfinite(probability) else text("no score")

@@ -7,23 +7,21 @@ from triage.learning.judging.plots import TITLES, described
 from triage.learning.judging.report_parts import (
     Html,
     counted,
-    details,
     element,
     estimate,
     estimate_tile,
-    facts,
     image_data,
     joined,
-    note,
+    notes,
     number,
     of,
     plot,
-    span,
     table,
     tag,
     text,
     whisker,
 )
+from triage.learning.judging.report_prevalence import calibration, flags
 from triage.learning.judging.subgroups import Subgroup
 from triage.learning.judging.thumbnails import Example, Kind
 
@@ -34,16 +32,18 @@ def finding_card(
     plots: Mapping[str, tuple[bytes, bytes]],
     examples: Sequence[Example],
 ) -> Html:
-    """One finding: figures, table, curves, calibration, groups, pictures."""
+    """All of one finding, the figures that do not depend on how common it is first."""
     return element(
         "section",
         element("h2", text(each.name)),
         element("p", text(_counted(each)), cls="soft"),
-        *(note("Take care.", words) for words in each.warnings),
+        notes("Take care.", each.warnings),
         _tiles(each),
-        _matrix(each),
+        element("h3", Html("At the operating point")),
+        element("p", text(_pointed(each)), cls="small soft"),
+        element("div", _matrix(each), element("div", flags(each)), cls="pair"),
         _plots(plots, each),
-        _calibration(each),
+        calibration(each),
         _subgroups(each),
         _examples(examples),
         cls="card",
@@ -71,26 +71,42 @@ def _counted(each: FindingFigures) -> str:
 
 
 def _tiles(each: FindingFigures) -> Html:
-    point, counts = each.at_point, each.at_point.counts
-    positives, negatives = counts.hits + counts.misses, counts.false_alarms + counts.passes
-    flagged, every = counts.hits + counts.false_alarms, positives + negatives
-    return element(
-        "ul",
+    point, counts, patients = each.at_point, each.at_point.counts, each.at_point.by_patient
+    negatives = counts.false_alarms + counts.passes
+    tiles = [
         estimate_tile("AUROC", each.auroc, "chance 0.5", 0.5),
         estimate_tile("AUPRC", each.auprc, f"chance {each.prevalence:.2f}", each.prevalence),
-        estimate_tile("Sensitivity", point.sensitivity, f"{counts.hits} of {positives}"),
+        estimate_tile("Sensitivity", point.sensitivity, f"{counts.hits} of {each.positives}"),
         estimate_tile("Specificity", point.specificity, f"{counts.passes} of {negatives}"),
-        estimate_tile("PPV", point.positive_predictive_value, f"{counts.hits} of {flagged}"),
-        estimate_tile(
-            "NPV", point.negative_predictive_value, f"{counts.passes} of {every - flagged}"
-        ),
-        estimate_tile("Flag rate", point.flag_rate, f"{flagged} of {every}"),
-        cls="tiles",
+    ]
+    if _several(each):
+        words = f"{patients.found} of {patients.found + patients.missed} patients"
+        tiles.insert(3, estimate_tile("Sensitivity by patient", patients.sensitivity, words))
+    return element("ul", *tiles, cls="tiles")
+
+
+def _several(each: FindingFigures) -> bool:
+    """Whether some patient has several images with the finding."""
+    patients = each.at_point.by_patient
+    return patients.found + patients.missed < each.positives
+
+
+def _pointed(each: FindingFigures) -> str:
+    point = each.at_point
+    words = f"Flagged from a probability of {point.threshold:.4f}."
+    if point.sensitivity_of_all.value == point.sensitivity.value or not each.positives:
+        return words
+    patients = ""
+    if _several(each):
+        patients = f" of images and {point.by_patient.sensitivity_of_all.value:.3f} of patients"
+    return (
+        f"{words} With images that got no score counted as missed, the sensitivity is"
+        f" {point.sensitivity_of_all.value:.3f}{patients}."
     )
 
 
 def _matrix(each: FindingFigures) -> Html:
-    point, counts = each.at_point, each.at_point.counts
+    counts = each.at_point.counts
 
     def cell(count: int, words: str, cls: str) -> Html:
         return element("td", element("b", text(count)), element("span", text(words)), cls=cls)
@@ -113,20 +129,9 @@ def _matrix(each: FindingFigures) -> Html:
         cell(counts.misses, "missed", "wrong"),
         cell(counts.passes, "rightly passed", "right"),
     )
-    of_all = ""
-    if point.sensitivity_of_all.value != point.sensitivity.value and each.positives:
-        of_all = (
-            f" With images that got no score counted as missed, the sensitivity is"
-            f" {point.sensitivity_of_all.value:.3f}."
-        )
-    words = f"Flagged from a probability of {point.threshold:.4f}.{of_all}"
-    return joined(
-        [
-            element("h3", Html("At the operating point")),
-            element("p", text(words), cls="small soft"),
-            element("div", element("table", head, flagged, passed, cls="matrix"), cls="scroll"),
-        ]
-    )
+    caption = element("caption", Html("Images"))
+    whole = element("table", caption, head, flagged, passed, cls="matrix")
+    return element("div", whole, cls="scroll")
 
 
 def _plots(drawn: Mapping[str, tuple[bytes, bytes]], each: FindingFigures) -> Html:
@@ -134,40 +139,6 @@ def _plots(drawn: Mapping[str, tuple[bytes, bytes]], each: FindingFigures) -> Ht
         return Html("")
     pictures = [plot(*drawn[name], described(name, each)) for name in TITLES if name in drawn]
     return joined([element("h3", Html("Curves")), element("div", *pictures, cls="pair")])
-
-
-def _calibration(each: FindingFigures) -> Html:
-    found = each.calibration
-    rows = [
-        [
-            text(f"{each_bin.lowest:.3f} to {each_bin.highest:.3f}"),
-            text(each_bin.count),
-            number(each_bin.predicted),
-            joined([number(each_bin.observed), span(each_bin.interval)], " "),
-        ]
-        for each_bin in found.bins
-    ]
-    pairs = (
-        ("Slope", joined([number(found.slope, 2), Html("(ideal 1)")], " ")),
-        ("Intercept", joined([number(found.intercept, 2), Html("(ideal 0)")], " ")),
-        (
-            "Brier score",
-            joined(
-                [number(found.brier), text("against"), number(found.brier_of_prevalence),
-                 text("of one who always says the prevalence")], " ",
-            ),
-        ),
-        ("Log-loss", number(found.log_loss)),
-    )  # fmt: skip
-    heads = ("Predicted, from to", "Images", "Mean predicted", "Observed")
-    bins = table(heads, rows, caption="Bins of equal count") if rows else Html("")
-    return joined(
-        [
-            element("h3", Html("Calibration")),
-            facts(pairs),
-            details("Reliability in numbers", bins) if rows else Html(""),
-        ]
-    )
 
 
 def _subgroups(each: FindingFigures) -> Html:

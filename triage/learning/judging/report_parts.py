@@ -110,6 +110,14 @@ def note(head: str, words: str, kind: str = "warn") -> Html:
     return element("p", element("b", text(head)), coded(words), cls=f"note {kind}")
 
 
+def notes(head: str, words: Sequence[str], kind: str = "warn") -> Html:
+    """Several sentences that must not be overlooked, under one heading; nothing for none."""
+    if len(words) < 2:
+        return joined(note(head, only, kind) for only in words)
+    points = joined((element("li", coded(each)) for each in words), "")
+    return element("div", element("b", text(head)), element("ul", points), cls=f"note {kind}")
+
+
 def coded(words: str) -> Html:
     """Text in which what stands between backquotes is a command."""
     pieces = (
@@ -122,6 +130,11 @@ def coded(words: str) -> Html:
 def of(part: int, whole: int) -> Html:
     """ "3 of 20" on one line."""
     return element("span", text(f"{part} of {whole}"), cls="whole")
+
+
+def percent(share: float) -> str:
+    """A prevalence as people write it: three digits, however small it is."""
+    return f"{100 * share:.3g}%" if math.isfinite(share) else "n/a"
 
 
 def counted(count: int, noun: str) -> str:

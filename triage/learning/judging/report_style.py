@@ -48,6 +48,8 @@ section.card { background: var(--card); border: 1px solid var(--line); border-ra
 .note { max-width: none; border-left: 4px solid; border-radius: 6px;
   padding: 0.55rem 0.9rem; margin: 0.8rem 0; }
 .note b { margin-right: 0.35em; }
+.note ul { margin: 0.2rem 0 0; padding-left: 1.2rem; }
+.note li + li { margin-top: 0.2rem; }
 .note.warn { color: var(--warn); background: var(--warn-ground); }
 .note.stop { color: var(--stop); background: var(--stop-ground); }
 .note.plain { color: var(--ink); background: var(--tint); border-color: var(--accent); }

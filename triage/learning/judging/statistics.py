@@ -13,7 +13,6 @@ counted with the exact binomial; see `operating_points` for the threshold itself
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -24,8 +23,9 @@ from triage.inference.calibration import sigmoid
 
 Floats = NDArray[np.float64]
 NAN: Final = math.nan
+CONFIDENCE: Final = 0.95  # of every interval of a report
 SMALLEST: Final = 1e-12  # probabilities are held this far from 0 and 1 before a logarithm
-FEWEST: Final = 10  # patients of a class for the interval of an area
+FEWEST: Final = 10  # patients of a class for an interval of what both classes decide
 MOST_STEPS: Final = 100  # of Newton's method; it takes about 8
 
 
@@ -55,24 +55,12 @@ class Draws:
     seed: int = 20240229
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bin:
-    """One bin of a reliability table: what was said against what was found."""
-
-    count: int
-    lowest: float
-    highest: float
-    predicted: float  # mean probability
-    observed: float  # share of positives
-    interval: Interval  # of the observed share
-
-
 # --- areas
 
 
 def auroc(truth: ArrayLike, scores: ArrayLike) -> float:
     """Share of positive-negative pairs in the right order, ties counting half (Hanley 1982)."""
-    positive, values = _pair(truth, scores)
+    positive, values = pair(truth, scores)
     positives = int(positive.sum())
     negatives = positive.size - positives
     if not positives or not negatives:
@@ -89,7 +77,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     No interpolation between the points, which would be optimistic (Davis & Goadrich 2006). By
     chance alone it is the prevalence.
     """
-    positive, values = _pair(truth, scores)
+    positive, values = pair(truth, scores)
     if not positive.any():
         return NAN
     hits, flagged = _cumulated(positive, values)
@@ -99,7 +87,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
 
 def roc_points(truth: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """(1 - specificity, sensitivity) at every distinct threshold, from none flagged to all."""
-    positive, values = _pair(truth, scores)
+    positive, values = pair(truth, scores)
     hits, flagged = _cumulated(positive, values)
     false = flagged - hits
     return (
@@ -110,7 +98,7 @@ def roc_points(truth: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
 
 def precision_recall_points(truth: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """(recall, precision) at every distinct threshold, the strictest first."""
-    positive, values = _pair(truth, scores)
+    positive, values = pair(truth, scores)
     hits, flagged = _cumulated(positive, values)
     return hits / max(1.0, hits[-1]), hits / flagged
 
@@ -188,9 +176,8 @@ def area(
     No interval from fewer than FEWEST patients of a class, nor one of no width: draws from images
     that a threshold separates all say the same, which is not certainty.
     """
-    value, labels = figure(truth, scores), np.asarray(groups)
-    fewest = min(np.unique(labels[truth]).size, np.unique(labels[~truth]).size)
-    if not math.isfinite(value) or fewest < FEWEST:
+    value = figure(truth, scores)
+    if not math.isfinite(value) or min(patients_by_class(truth, groups)) < FEWEST:
         return Estimate(value=value, interval=None)
     interval = bootstrap(
         groups,
@@ -201,6 +188,12 @@ def area(
     if interval is not None and interval.low == interval.high:
         interval = None
     return Estimate(value=value, interval=interval)
+
+
+def patients_by_class(truth: NDArray[np.bool_], groups: Sequence[str]) -> tuple[int, int]:
+    """Patients who have a row with the finding, and those who have one without it."""
+    labels = np.asarray(groups)
+    return np.unique(labels[truth]).size, np.unique(labels[~truth]).size
 
 
 def _spans(starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -214,33 +207,17 @@ def _spans(starts: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.intp
 
 def brier(truth: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean squared difference of probability and outcome; 0 is perfect."""
-    positive, said = _pair(truth, probabilities)
+    positive, said = pair(truth, probabilities)
     return float(((said - positive) ** 2).mean()) if said.size else NAN
 
 
 def log_loss(truth: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean negative log-likelihood in nats; certainty that was wrong costs most."""
-    positive, said = _pair(truth, probabilities)
+    positive, said = pair(truth, probabilities)
     if not said.size:
         return NAN
     said = np.clip(said, SMALLEST, 1 - SMALLEST)
     return float(-np.where(positive, np.log(said), np.log1p(-said)).mean())
-
-
-def calibration_slope_intercept(truth: ArrayLike, probabilities: ArrayLike) -> tuple[float, float]:
-    """Slope and intercept of the logistic regression of outcome on log-odds (Cox 1958).
-
-    1 and 0 are perfect. Slope below 1: too extreme (over-fitted); intercept below 0 at a slope of
-    one: too high on the whole. NaN where no finite fit exists: one class, one probability only, or
-    classes that a threshold separates without error.
-    """
-    positive, said = _pair(truth, probabilities)
-    if not 0 < positive.sum() < positive.size:
-        return NAN, NAN
-    logits = log_odds(said)
-    if np.ptp(logits) < 1e-9 or _separated(positive, logits):
-        return NAN, NAN
-    return fit_logistic(logits, positive.astype(np.float64))
 
 
 def fit_logistic(logits: Floats, targets: Floats) -> tuple[float, float]:
@@ -268,36 +245,6 @@ def fit_logistic(logits: Floats, targets: Floats) -> tuple[float, float]:
                 return NAN, NAN
         beta, loss = beta - scale * step, lower
     return NAN, NAN
-
-
-def reliability(truth: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> tuple[Bin, ...]:
-    """Rows by probability in bins of (nearly) equal count; equal probabilities stay together.
-
-    Equal-count bins, because with few positives bins of equal width are empty where it matters.
-    Fewer bins where there are fewer than 5 rows for each.
-    """
-    positive, said = _pair(truth, probabilities)
-    bins = min(bins, said.size // 5)
-    if not bins:
-        return ()
-    order = np.argsort(said, kind="stable")
-    said, positive = said[order], positive[order]
-    wished = np.rint(np.arange(1, bins) * said.size / bins).astype(np.intp)
-    cuts = np.unique(np.searchsorted(said, said[wished], side="left"))
-    edges = [0, *(int(cut) for cut in cuts if cut), said.size]
-    return tuple(_bin(said[low:high], positive[low:high]) for low, high in pairwise(edges))
-
-
-def _bin(said: Floats, positive: NDArray[np.bool_]) -> Bin:
-    low, high = wilson(int(positive.sum()), said.size)
-    return Bin(
-        count=said.size,
-        lowest=float(said.min()),
-        highest=float(said.max()),
-        predicted=float(said.mean()),
-        observed=float(positive.mean()),
-        interval=Interval(low=low, high=high, confidence=0.95),
-    )
 
 
 def log_odds(probabilities: ArrayLike) -> Floats:
@@ -373,7 +320,8 @@ def lower_bound(successes: int, count: int, confidence: float = 0.95) -> float:
 # --- arrays
 
 
-def _pair(truth: ArrayLike, values: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+def pair(truth: ArrayLike, values: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    """Both as arrays; ValueError where they do not belong together or hold masked rows."""
     positive, said = np.asarray(truth), np.asarray(values, np.float64)
     if positive.ndim != 1 or positive.shape != said.shape:
         raise ValueError(f"truth {positive.shape} and scores {said.shape} do not belong together")
@@ -388,11 +336,6 @@ def _cumulated(positive: NDArray[np.bool_], values: Floats) -> tuple[Floats, Flo
     last = np.append(np.diff(values[order]) != 0, True)  # last row of each run of equal scores
     hits = np.cumsum(positive[order], dtype=np.float64)[last]
     return hits, np.arange(1, values.size + 1, dtype=np.float64)[last]
-
-
-def _separated(positive: NDArray[np.bool_], logits: Floats) -> bool:
-    yes, no = logits[positive], logits[~positive]
-    return bool(yes.min() >= no.max() or no.min() >= yes.max())
 
 
 def _cross_entropy(logits: Floats, targets: Floats) -> float:

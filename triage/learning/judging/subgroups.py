@@ -6,7 +6,7 @@ them out would read as "no difference".
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +25,8 @@ OLDEST: Final = "80 and over"
 EXPECTED: Final = ("sex", "age", "view", "manufacturer")  # what a reader asks about in any case
 UNKNOWN: Final = "not recorded"
 OTHER: Final = "other"
+AT_CHANCE: Final = "not shown above chance"
+NAMED: Final = 6  # groups of a warning; the table has all of them
 AGE: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*([YMWD]?)", re.IGNORECASE)
 YEARS: Final = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # PS3.5 6.2, AS
 
@@ -71,6 +73,27 @@ def subgroups_of(
 def missing_groups(scored: Scored) -> tuple[str, ...]:
     """Return which of EXPECTED cannot be judged, because all rows have one value or none."""
     return tuple(name for name in EXPECTED if len(set(_values(scored, name))) < 2)
+
+
+def group_warnings(groups: Sequence[Subgroup]) -> tuple[str, ...]:
+    """Sentences that name the groups at chance, and those with too few to judge."""
+    chance = [each for each in groups if each.warning == AT_CHANCE]
+    small = [each for each in groups if each.warning and each.warning != AT_CHANCE]
+    said = []
+    if chance:
+        said.append(f"Not shown above chance in {_named(chance)}.")
+    if small:
+        said.append(
+            f"{len(small)} of {len(groups)} subgroups have fewer than {SMALL} images with or"
+            f" without the finding, so that their figures say little: {_named(small)}."
+        )
+    return tuple(said)
+
+
+def _named(groups: Sequence[Subgroup]) -> str:
+    names = [f"{each.column.replace('_', ' ')} {each.value}" for each in groups[:NAMED]]
+    more = f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
+    return ", ".join(names) + more
 
 
 def age_band(text: str) -> str:
@@ -137,5 +160,5 @@ def _warning(positives: int, negatives: int, area: Estimate) -> str:
     if min(positives, negatives) < SMALL:
         return f"small: fewer than {SMALL} of a class"
     if area.interval is not None and area.interval.low <= 0.5:
-        return "not shown above chance"
+        return AT_CHANCE
     return ""
