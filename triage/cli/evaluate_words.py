@@ -108,8 +108,9 @@ def _finding(each: "FindingFigures", on: Screen) -> Iterator[str]:
     if each.at_prevalence is not None:
         yield from hanging(INDENT, _site(each.at_prevalence), on)
     fitted = each.calibration_of_site
-    words = f"slope {_told(fitted.slope)}, intercept {_told(fitted.intercept)}"
-    yield from hanging(f"{INDENT}Calibration: ", words, on)
+    where = " there" if each.at_prevalence else ""
+    words = f"Calibration{where}: slope {_told(fitted.slope)}, intercept {_told(fitted.intercept)}"
+    yield from hanging(INDENT, words, on)
     for warning in each.warnings:
         yield from hanging(f"{INDENT}! ", warning, on, Style.WARNING)
 

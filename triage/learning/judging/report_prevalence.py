@@ -29,7 +29,7 @@ MOST: Final = 1_000_000
 
 def flags(each: FindingFigures) -> Html:
     """What a flag means, and what none does."""
-    names = ("PPV, of flagged images", "NPV, of images not flagged", "Flag rate, of all images")
+    names = ("PPV, of flagged", "NPV, of the others", "Flag rate, of all")
     columns = [
         [estimate(share) for share in of]
         for of in (
@@ -118,7 +118,7 @@ def _counted(each: FindingFigures, site: AtPrevalence) -> str:
     found = round(total * site.prevalence * sensitivity)
     return (
         f"Of {total:,} images at the site about {round(total * rate):,} are flagged, {found:,} of"
-        f" them rightly; {present - found:,} with the finding are not. "
+        f" them rightly; {present - found:,} with the finding are missed. "
     )
 
 

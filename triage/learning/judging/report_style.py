@@ -64,6 +64,7 @@ section.card { background: var(--card); border: 1px solid var(--line); border-ra
 .tiles .detail { display: block; color: var(--soft); font-size: 0.82rem; line-height: 1.35; }
 .tiles svg.whisker { width: 100%; height: auto; margin: 0.3rem 0 0.15rem; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll { margin-top: 1.3rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 caption { text-align: left; color: var(--soft); font-size: 0.86rem; padding: 0 0 0.5rem; }
 th, td { padding: 0.42rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line);

@@ -82,7 +82,12 @@ def group_warnings(groups: Sequence[Subgroup]) -> tuple[str, ...]:
     said = []
     if chance:
         said.append(f"Not shown above chance in {_named(chance)}.")
-    if small:
+    if groups and len(small) == len(groups):
+        said.append(
+            f"No subgroup has {SMALL} images with and {SMALL} without the finding: their figures"
+            f" say little."
+        )
+    elif small:
         said.append(
             f"{len(small)} of {len(groups)} subgroups have fewer than {SMALL} images with or"
             f" without the finding, so that their figures say little: {_named(small)}."
