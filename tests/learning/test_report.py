@@ -191,7 +191,7 @@ def test_the_prevalence_of_the_site_stands_on_the_page_with_its_source() -> None
     said = Page(page(report)).said
     site = report.evaluation.findings[0].at_prevalence
     assert site is not None
-    assert "At the site (5% have it)" in said
+    assert "At the site (5%)" in said
     assert f"{site.positive_predictive_value.value:.3f}" in said
     flagged = round(1000 * site.flag_rate.value)
     assert f"Of 1,000 images at the site about {flagged} are flagged" in said

@@ -29,7 +29,7 @@ MOST: Final = 1_000_000
 
 def flags(each: FindingFigures) -> Html:
     """What a flag means, and what none does."""
-    names = ("PPV, of flagged", "NPV, of the others", "Flag rate, of all")
+    names = ("PPV", "NPV", "Flag rate")
     columns = [
         [estimate(share) for share in of]
         for of in (
@@ -89,11 +89,11 @@ def flag_rate(each: FindingFigures) -> Html:
 def _table(
     each: FindingFigures, caption: str, names: tuple[str, ...], columns: list[list[Html]]
 ) -> Html:
-    heads = ["", f"Labelled images ({percent(each.prevalence)} have it)"]
+    heads = ["", f"Labelled images ({percent(each.prevalence)})"]
     if each.at_prevalence is not None:
-        heads.append(f"At the site ({percent(each.at_prevalence.prevalence)} have it)")
+        heads.append(f"At the site ({percent(each.at_prevalence.prevalence)})")
     rows = [[text(name), *cells] for name, *cells in zip(names, *columns, strict=True)]
-    return table(heads, rows, caption=caption)
+    return table(heads, rows, caption=f"{caption}; in brackets, how many have the finding")
 
 
 def _explained(each: FindingFigures) -> Html:
