@@ -2,13 +2,15 @@
 
 Bundles are made by the program's own verbs on the matched training rows, chosen by the validation
 split, and judged on the test split, source by source. The best one is then served by a daemon that
-gets the same pictures by C-STORE. `--write` puts the page into triage/learning/RESULTS.md.
+gets the same pictures by C-STORE, its maps are put to the test beside the reference's, and what it
+does to waiting is simulated. `--write` puts the page into triage/learning/RESULTS.md.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ import numpy as np
 from tests.benchmarks import learning_judging as judging
 from tests.benchmarks.learning_baselines import Plain, Split, baselines
 from tests.benchmarks.learning_cost import cost
+from tests.benchmarks.learning_maps import map_section
 from tests.benchmarks.learning_runs import (
     FINDING,
     POCKET,
@@ -25,6 +28,8 @@ from tests.benchmarks.learning_runs import (
     Trial,
     Workshop,
     radiographs,
+    reasons,
+    side_by_side,
     unfreezing,
     words_of,
     write_labels,
@@ -37,6 +42,7 @@ from tests.benchmarks.learning_served import (
 )
 from tests.benchmarks.learning_table import TITLE as TABLE_TITLE
 from tests.benchmarks.learning_table import Findings, Line, page
+from tests.benchmarks.learning_waiting import waiting_section
 from tests.benchmarks.machine import describe
 from tests.benchmarks.measuring import Conditions, Note, Page, Row, at_most, say
 from triage.inference.bundle import load_bundle
@@ -50,6 +56,10 @@ RESULTS: Final = Path(__file__).parents[2] / "triage" / "learning" / "RESULTS.md
 AGREE: Final = 1e-4  # scores of the daemon and of `triage evaluate`
 BLOCKS: Final = 4  # of the pocket encoder
 TIMED: Final = 30  # images of a serving process
+REFERENCE: Final = "1"  # among the methods
+SPREAD: Final = (2, 3)  # further seeds of the adapted encoder
+MAPPED: Final = 30  # pictures whose maps are measured
+READ: Final = 10_000  # studies of a simulated run
 VIEW: Final = ViewSpec(rendering="dicom", size_px=112)
 LESS: Final = ("--epochs", "2", "--folds", "2", "--l2", "0.1")
 
@@ -61,6 +71,16 @@ class Judged:
     made: Made
     scored: tuple[Scored, ...]
     threshold: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """What each model stands beside in the table."""
+
+    reference: Judged
+    best: Judged
+    baselines: Mapping[str, Scored]
+    comparisons: int  # with the reference, of all models on all sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,35 +99,42 @@ def measure(conditions: Conditions) -> Iterator[Row | Note | Page]:
     root = radiographs()
     with conditions.folder() as folder:
         study = _study(conditions, root, folder)
-        models = _models(study)
-        reference = models[0]
-        best = max(models, key=lambda each: each.made.validation_auroc)
-        lines = [_line(study, each, reference, best) for each in models]
-        lines += [_plain_line(study, each, reference) for each in _baselines(study)]
+        models, plain = _models(study), _baselines(study)
+        peers = _peers(study, models, plain)
+        lines = [_line(study, each, peers) for each in models]
+        lines += [_plain_line(study, each, peers) for each in plain]
         for line in lines:
-            for source, told in line.by_source.items():
-                yield Row(what=f"{line.name}: AUROC, {source}", values=told.seeds, unit="")
-        say("  damage to the image")
-        shown = {each.made.trial.name: each for each in (reference, best)}
-        damage = {
-            name: judging.damaged(each.made.calibrated, study.test) for name, each in shown.items()
-        }
-        difference, served = _served(study, best, reference, folder / "daemon")
+            for source in SOURCES:
+                seeds = line.by_source[source].seeds
+                yield Row(what=f"{line.name}: AUROC, {source}", values=seeds, unit="")
+        difference, served = _served(study, peers, folder / "daemon")
         yield Row(
             what="daemon against `triage evaluate`, largest difference of a score",
             values=(difference,),
             unit="",
             limit=at_most(AGREE),
         )
+        shown = {each.made.trial.name: each.made for each in (peers.reference, peers.best)}
         found = Findings(
             lines=lines,
             counts=_counts(study),
-            refusals=_refusals(study, reference),
-            damage=damage,
+            refusals=_refusals(study, peers.reference),
+            damage=_damage(study, shown),
+            maps=map_section(study.shop, shown, pictures=conditions.count(MAPPED, least=4)),
+            waiting=waiting_section(peers.best.made, studies=conditions.count(READ, least=200)),
             served=served,
             measured=_measured(conditions),
         )
     yield Page(path=RESULTS, text=page(found))
+
+
+def _peers(study: Study, models: Sequence[Judged], plain: Sequence[Plain]) -> Peers:
+    return Peers(
+        reference=next(each for each in models if each.made.trial.number == REFERENCE),
+        best=max(models, key=lambda each: each.made.validation_auroc),
+        baselines={each.name: judging.scored_plainly(study.test, each.scores[0]) for each in plain},
+        comparisons=len(SOURCES) * (len(models) - 1),
+    )
 
 
 def _study(conditions: Conditions, root: Path, folder: Path) -> Study:
@@ -131,24 +158,30 @@ def _study(conditions: Conditions, root: Path, folder: Path) -> Study:
 
 
 def _models(study: Study) -> list[Judged]:
-    """The reference first, then each method in its order; of one with variants, all of them."""
-    logistic = Trial(number="1", name="logistic", words=_named("logistic"), keeps=True)
+    """Each method in its order, the reference first; of one with variants, all of them."""
+    logistic = Trial(number=REFERENCE, name="logistic", words=_named("logistic"), keeps=True)
     mlp = Trial(number="2", name="mlp", words=_named("mlp"), keeps=True)
     queries = Trial(number="4", name="queries", words=_named("queries"))
     focal = Trial(number="5", name="focal 2 x 2", words=_named("focal"), keeps=True)
-    reference = _judged(study, logistic)
-    second = _judged(study, mlp)
-    depths = (0, BLOCKS) if study.quick else range(BLOCKS + 1)
-    unfrozen = [_judged(study, trial) for trial in unfreezing(tuple(depths))]
-    adapted = max(unfrozen[1:], key=lambda each: each.made.validation_auroc)
-    unfrozen[unfrozen.index(adapted)] = _with_seeds(study, adapted, (1, 2, 3))
-    others = [queries, focal, *_upon(adapted)]
-    return [reference, second, *unfrozen, *(_judged(study, trial) for trial in others)]
+    depths = (0, BLOCKS) if study.quick else tuple(range(BLOCKS + 1))
+    early = [logistic, mlp, *unfreezing(depths), queries, focal]
+    first, second, *rest = side_by_side(_makers(study, early))
+    unfrozen, others = rest[: len(depths)], rest[len(depths) :]
+    adapted = max(unfrozen[1:], key=lambda each: each.validation_auroc)
+    more = partial(study.shop.with_seeds, adapted, () if study.quick else SPREAD)
+    spread, *late = side_by_side([more, *_makers(study, _upon(adapted))])
+    unfrozen[unfrozen.index(adapted)] = spread
+    return [_judged(study, each) for each in (first, second, *unfrozen, *others, *late)]
 
 
-def _upon(adapted: Judged) -> list[Trial]:
+def _makers(study: Study, trials: Sequence[Trial]) -> list[Callable[[], Made]]:
+    fewer = [replace(trial, seeds=trial.seeds[:1]) if study.quick else trial for trial in trials]
+    return [partial(study.shop.make, trial) for trial in fewer]
+
+
+def _upon(adapted: Made) -> list[Trial]:
     """What needs the encoder that was adapted to the training split, and the slow ablation."""
-    encoder = load_bundle(adapted.made.trained, check_encoder=False).encoder_directory
+    encoder = load_bundle(adapted.trained, check_encoder=False).encoder_directory
     mixture = (*_named("mixture"), "--encoder2", str(encoder))
     words = (*_named("caption-fusion"), "--maximum-new-tokens", "24")
     queries = words_of("--method", "queries", encoder=encoder)
@@ -163,45 +196,42 @@ def _named(method: str) -> tuple[str, ...]:
     return words_of("--method", method, encoder=POCKET)
 
 
-def _judged(study: Study, trial: Trial) -> Judged:
-    trial = replace(trial, seeds=trial.seeds[:1]) if study.quick else trial
-    made = study.shop.make(trial)
-    cache = study.shop.embeddings(trial, trial.seeds[0])
-    first = judging.scored_by(made.calibrated, study.test, cache)
+def _judged(study: Study, made: Made) -> Judged:
+    trial = made.trial
+    say(f"  judge {trial.name}")
+    bundles = {trial.seeds[0]: made.calibrated, **made.further}
     (point,) = load_bundle(made.calibrated, check_encoder=False).manifest.findings
-    judged = Judged(made=made, scored=(first,), threshold=point.operating_point)
-    return _with_seeds(study, judged, trial.seeds)
+    return Judged(
+        made=made,
+        scored=tuple(
+            judging.scored_by(bundle, study.test, study.shop.embeddings(trial, seed))
+            for seed, bundle in bundles.items()
+        ),
+        threshold=point.operating_point,
+    )
 
 
-def _with_seeds(study: Study, judged: Judged, seeds: tuple[int, ...]) -> Judged:
-    """Train with further seeds: for the spread of the area, hence without a calibration."""
-    scored, trial = list(judged.scored), judged.made.trial
-    for seed in () if study.quick else seeds[1:]:
-        bundle, _ = study.shop.train(trial, seed)
-        scored.append(judging.scored_by(bundle, study.test, study.shop.embeddings(trial, seed)))
-    return replace(judged, scored=tuple(scored))
-
-
-def _line(study: Study, judged: Judged, reference: Judged, best: Judged) -> Line:
+def _line(study: Study, judged: Judged, peers: Peers) -> Line:
     made = judged.made
     refusal = str(made.calibration["findings"][0]["refusal"])
-    is_reference = judged is reference
+    is_reference = judged is peers.reference
+    against = judging.Against(
+        reference=None if is_reference else peers.reference.scored[0],
+        baselines=peers.baselines,
+        comparisons=peers.comparisons,
+    )
     return Line(
         number=made.trial.number,
         name=made.trial.name,
         by_source=judging.judged(
-            judged.scored,
-            judged.threshold,
-            refusal,
-            reference=None if is_reference else (reference.scored[0], reference.threshold),
-            draws=study.draws,
+            judged.scored, judged.threshold, refusal, against=against, draws=study.draws
         ),
         refusal=refusal,
         validation_auroc=made.validation_auroc,
         training_s=made.training.processor_s,
         training_mib=made.training.memory_mib,
         cost=cost(made.calibrated, study.timed),
-        best=judged is best,
+        best=judged is peers.best,
         reference=is_reference,
     )
 
@@ -228,7 +258,7 @@ def _looked_at(split: judging.TestSplit) -> Split:
     )
 
 
-def _plain_line(study: Study, plain: Plain, reference: Judged) -> Line:
+def _plain_line(study: Study, plain: Plain, peers: Peers) -> Line:
     return Line(
         number="-",
         name=f"baseline: {plain.name}",
@@ -236,7 +266,7 @@ def _plain_line(study: Study, plain: Plain, reference: Judged) -> Line:
             [judging.scored_plainly(study.test, each) for each in plain.scores],
             plain.threshold,
             plain.refusal,
-            reference=(reference.scored[0], reference.threshold),
+            against=judging.Against(reference=peers.reference.scored[0]),
             draws=study.draws,
         ),
         refusal=plain.refusal,
@@ -248,16 +278,16 @@ def _plain_line(study: Study, plain: Plain, reference: Judged) -> Line:
 # --- the daemon, and words
 
 
-def _served(study: Study, best: Judged, reference: Judged, folder: Path) -> tuple[float, str]:
+def _served(study: Study, peers: Peers, folder: Path) -> tuple[float, str]:
     """Evaluate the best against the reference, then serve it; return the largest difference."""
     say("  evaluate and serve the best")
-    against = ("--against", str(reference.made.calibrated))
-    study.shop.evaluate(best.made, *against)
+    best = peers.best
+    study.shop.evaluate(best.made, "--against", str(peers.reference.made.calibrated))
     rows = [study.test.table.rows[at] for at in study.test.rows]
     studies = write_dicom([study.test.images / row.subject for row in rows], folder / "dicom")
     served = served_scores(best.made.calibrated, studies, folder, finding=FINDING)
-    report = best.made.calibrated.with_name(f"{best.made.calibrated.name}-report")
-    difference = largest_difference(served, evaluated_scores(report, studies, finding=FINDING))
+    evaluated = evaluated_scores(best.made.report, studies, finding=FINDING)
+    difference = largest_difference(served, evaluated)
     scored = sum(value is not None for value in served.values())
     return difference, (
         f"{best.made.trial.name} was served outside demonstration mode, on the strength of its"
@@ -268,11 +298,16 @@ def _served(study: Study, best: Judged, reference: Judged, folder: Path) -> tupl
     )
 
 
+def _damage(study: Study, shown: Mapping[str, Made]) -> dict[str, judging.Damage]:
+    say("  damage to the image")
+    return {name: judging.damaged(made.calibrated, study.test) for name, made in shown.items()}
+
+
 def _refusals(study: Study, reference: Judged) -> dict[str, str]:
-    both = str(reference.made.calibration["findings"][0]["refusal"])
-    said = {"both sources": both or "supported"}
-    for source in SOURCES:
-        said[f"{source} alone"] = study.shop.refusal(reference.made, source) or "supported"
+    said = {judging.BOTH: reasons(reference.made.calibration) or "supported"}
+    calls = [partial(study.shop.refusal, reference.made, source) for source in SOURCES]
+    for source, words in zip(SOURCES, side_by_side(calls), strict=True):
+        said[f"{source} alone"] = words or "supported"
     return {source: f"{words}." for source, words in said.items()}
 
 

@@ -1,11 +1,12 @@
 """Scores of the test split, by source: areas with intervals, points, differences, damage.
 
-Everything is counted by the functions that `triage evaluate` uses. Sources are never pooled: they
-differ in age, hospital and framing, so that a classifier could live on telling them apart.
+Everything is counted by the functions that `triage evaluate` uses. Areas are never pooled over
+sources: they differ in age, hospital and framing, so that a classifier could live on telling them
+apart. What a point does is counted on both together too, for it was chosen on both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.benchmarks.learning_runs import FINDING, SOURCES
-from triage.learning.judging.comparing import Difference, compare
+from triage.learning.judging.comparing import Difference
 from triage.learning.judging.corruption import Corruption, corrupt
 from triage.learning.judging.evaluation import FindingFigures, evaluate
 from triage.learning.judging.scoring import Scored, score
-from triage.learning.judging.statistics import Draws, auroc
+from triage.learning.judging.statistics import Draws, auroc, bootstrap
 from triage.learning.material.embedding import embed_rows
 from triage.learning.material.label_columns import Asked
 from triage.learning.material.label_reading import read_labels
@@ -28,16 +29,35 @@ if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
     from triage.worker.models import Encode
 
+BOTH: Final = "both sources"
 SEVERITIES: Final = (1, 3, 5)
+SURE: Final = 0.95
+MORE: Final = 4  # times the rounds, so that a few lie beyond the ends of a wider interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BySource:
-    """One model on one source; `difference` is its AUROC less the reference's, paired."""
+    """One model on one source, or on both together.
+
+    `difference` is its AUROC less the reference's, paired; `among_all` the same with the interval
+    that all comparisons together allow; `over` is its AUROC less that of each baseline. All of
+    them are of single sources only.
+    """
 
     figures: FindingFigures
-    difference: Difference | None
     seeds: tuple[float, ...]  # AUROC of each seed
+    difference: Difference | None = None
+    among_all: Difference | None = None
+    over: Mapping[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What a model is held against."""
+
+    reference: Scored | None  # None: it is the reference
+    baselines: Mapping[str, Scored] = field(default_factory=dict)
+    comparisons: int = 1  # with the reference, of all models on all sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +66,9 @@ class Damaged:
 
     auroc: float
     gated: float
+
+
+Damage = dict[Corruption, dict[int, Mapping[str, Damaged]]]  # by severity and source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +115,9 @@ def scored_plainly(split: TestSplit, scores: NDArray[np.float64]) -> Scored:
 
 
 def of_source(scored: Scored, source: str) -> Scored:
-    """Rows of one source; of NIH the split holds matched pairs only."""
+    """Rows of one source, or of both; of NIH the split holds matched pairs only."""
+    if source == BOTH:
+        return scored
     wanted = [row for row, each in enumerate(scored.strata) if each["source"] == SOURCES[source]]
     return scored.take(wanted)
 
@@ -102,29 +127,66 @@ def judged(
     threshold: float,
     refusal: str,
     *,
-    reference: tuple[Scored, float] | None,
+    against: Against,
     draws: Draws,
 ) -> dict[str, BySource]:
-    """Figures of the first seed by source, against the reference on the same subjects."""
+    """Figures of the first seed by source and of BOTH, with differences on the same subjects."""
     found = {}
-    for source in SOURCES:
+    for source in (*SOURCES, BOTH):
         own = [of_source(each, source) for each in seeds]
-        point = {FINDING: threshold}
-        difference = None
-        if reference is not None:
-            other = of_source(reference[0], source)
-            (told,) = compare(own[0], other, point, {FINDING: reference[1]}, draws=draws)
-            difference = next(each for each in told.differences if each.measure == "AUROC")
-        (figures,) = evaluate(own[0], point, refusals={FINDING: refusal}, draws=draws).findings
-        found[source] = BySource(
-            figures=figures, difference=difference, seeds=tuple(map(_area, own))
-        )
+        refusals = {FINDING: refusal}
+        (told,) = evaluate(own[0], {FINDING: threshold}, refusals=refusals, draws=draws).findings
+        found[source] = BySource(figures=told, seeds=tuple(map(_area, own)))
+        if source != BOTH:
+            found[source] = _compared(found[source], own[0], source, against, draws)
     return found
 
 
-def damaged(
-    directory: Path, split: TestSplit
-) -> dict[Corruption, dict[int, Mapping[str, Damaged]]]:
+def _compared(
+    found: BySource, own: Scored, source: str, against: Against, draws: Draws
+) -> BySource:
+    over = {
+        name: _difference(own, of_source(other, source), draws)
+        for name, other in against.baselines.items()
+    }
+    if against.reference is None:
+        return replace(found, over=over)
+    reference = of_source(against.reference, source)
+    sure = 1 - (1 - SURE) / against.comparisons  # Bonferroni
+    more = replace(draws, rounds=MORE * draws.rounds)
+    return replace(
+        found,
+        difference=_difference(own, reference, draws),
+        among_all=_difference(own, reference, more, confidence=sure),
+        over=over,
+    )
+
+
+def _difference(
+    first: Scored, second: Scored, draws: Draws, *, confidence: float = SURE
+) -> Difference:
+    """AUROC of the first less that of the second, as `triage evaluate --against` counts it."""
+    use = np.flatnonzero(first.known(0) & second.known(0))
+    truth = first.truth[use, 0] == 1.0
+    one, other = first.probabilities[use, 0], second.probabilities[use, 0]
+    interval = bootstrap(
+        [first.groups[row] for row in use],
+        lambda rows: auroc(truth[rows], one[rows]) - auroc(truth[rows], other[rows]),
+        seed=draws.seed,
+        rounds=draws.rounds,
+        confidence=confidence,
+    )
+    areas = auroc(truth, one), auroc(truth, other)
+    return Difference(
+        measure="AUROC",
+        first=areas[0],
+        second=areas[1],
+        difference=areas[0] - areas[1],
+        interval=interval,
+    )
+
+
+def damaged(directory: Path, split: TestSplit) -> Damage:
     """Every kind of damage to the views of the split, in rising severity, by source."""
     from triage.inference.bundle import load_bundle
     from triage.learning.material.images import views_of
@@ -135,7 +197,7 @@ def damaged(
     views = [views_of(split.images / row.subject, bundle.view_spec) for row in rows]
     truth = np.array([row.truth[0] for row in rows]) == 1.0
     source = np.array([row.strata["source"] for row in rows])
-    found: dict[Corruption, dict[int, Mapping[str, Damaged]]] = {}
+    found: Damage = {}
     for kind in Corruption:
         found[kind] = {}
         for severity in SEVERITIES:

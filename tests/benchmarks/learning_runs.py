@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tests.benchmarks.measuring import LeftOut, environment, say
 from tests.dicom_files import corpus_root
+from triage.learning.judging.operating_points import Refusal
+from triage.learning.judging.statistics import needed_positives
 from triage.pocket import BUNDLE
 
 POCKET: Final = BUNDLE / "encoder"
@@ -26,6 +29,8 @@ SOURCES: Final = {"NIH": "NIH ChestX-ray8/14", "Kermany": "Kermany paediatric CX
 KEPT: Final = ("file", "group_id", "split", "label", "source", "matched")
 LEAST: Final = 10  # rows of each split, source and label in a small run
 MIB: Final = 1 << 20
+AT_ONCE: Final = 2  # verbs, each on one thread
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +53,28 @@ class Told:
     """What one call of a verb printed and took."""
 
     document: dict[str, Any]
-    processor_s: float  # of user and system, all threads and children
+    processor_s: float  # of user and system, with children
     memory_mib: float  # largest resident size of its process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A bundle as trained, and the one with the calibration on the validation split."""
+    """A bundle as trained, the one calibrated on the validation split, and those of more seeds.
+
+    Further seeds show the spread of the area, hence need no calibration.
+    """
 
     trial: Trial
     trained: Path
     calibrated: Path
     training: Told
     calibration: dict[str, Any]
+    further: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        """Where `Workshop.evaluate` writes."""
+        return self.calibrated.with_name(f"{self.calibrated.name}-report")
 
     @property
     def validation_auroc(self) -> float:
@@ -85,7 +99,7 @@ class Workshop:
         told = verb(
             "train",
             *trial.words,
-            *self._material(),
+            *self.material(),
             *(self.cache(trial) if trial.keeps else ()),
             *("--out", str(out), "--seed", str(seed)),
             *("--modality", "DX", "--body-part", "CHEST", "--dtype", "float32", *self.less),
@@ -93,41 +107,46 @@ class Workshop:
         return out, told
 
     def make(self, trial: Trial) -> Made:
-        """Train with the quoted seed and calibrate on the validation split."""
+        """Train with every seed, and calibrate that of the quoted one on the validation split."""
         out, told = self.train(trial, trial.seeds[0])
         local = out.with_name(f"{out.name}-local")
         done = verb(
-            "calibrate", str(out), *self._material(), *self.cache(trial), "--out", str(local)
+            "calibrate", str(out), *self.material(), *self.cache(trial), "--out", str(local)
         )
-        return Made(
+        made = Made(
             trial=trial,
             trained=out,
             calibrated=local,
             training=told,
             calibration=done.document,
         )
+        return self.with_seeds(made, trial.seeds[1:])
+
+    def with_seeds(self, made: Made, seeds: Sequence[int]) -> Made:
+        """Train again with further seeds."""
+        further = {seed: self.train(made.trial, seed)[0] for seed in seeds}
+        return replace(made, further=further)
 
     def refusal(self, made: Made, source: str) -> str:
-        """What `triage calibrate` says of one source's own positives; "" where they suffice."""
+        """Why one source's own positives support no point, in words; "" where they do."""
         out = made.trained.with_name(f"{made.trained.name}-{source}")
         told = verb(
             "calibrate",
             str(made.trained),
-            *self._material(),
+            *self.material(),
             *self.cache(made.trial),
             *("--only", f"source={SOURCES[source]}", "--out", str(out)),
         )
-        return str(told.document["findings"][0]["refusal"])
+        return reasons(told.document)
 
     def evaluate(self, made: Made, *words: str) -> dict[str, Any]:
         """Run `triage evaluate` on the test split; return its document."""
-        report = made.calibrated.with_name(f"{made.calibrated.name}-report")
         told = verb(
             "evaluate",
             str(made.calibrated),
-            *self._material(),
+            *self.material(),
             *self.cache(made.trial),
-            *("--report", str(report), *words),
+            *("--report", str(made.report), *words),
         )
         return told.document
 
@@ -140,7 +159,8 @@ class Workshop:
         number = trial.seeds[0] if trial.keeps else seed
         return self.folder / "embeddings" / f"{trial.slug}-{number}"
 
-    def _material(self) -> tuple[str, ...]:
+    def material(self) -> tuple[str, ...]:
+        """The words that name images and labels."""
         return (
             *("--images", str(self.images), "--labels", str(self.labels)),
             *("--positive", f"label={FINDING}", "--device", "cpu", "--json"),
@@ -176,14 +196,45 @@ def _cell(row: dict[str, str]) -> tuple[str, ...]:
     return row["split"], row["source"], row["label"]
 
 
+def reasons(calibration: Mapping[str, Any]) -> str:
+    """Every reason why `triage calibrate` found no point; "" where it found one.
+
+    The verb names the first that it meets: scores that do not rise hide that patients are too few.
+    """
+    (finding,) = calibration["findings"]
+    target, confidence = calibration["target_sensitivity"], calibration["confidence"]
+    few = Refusal(
+        target=target,
+        confidence=confidence,
+        positives=finding["positive_patients"],
+        needed=needed_positives(target, 0, confidence),
+    )
+    said = [finding["refusal"]] if finding["refusal"] else []
+    if said and few.positives < few.needed and few.reason not in said:
+        said.append(few.reason)
+    return "; and ".join(said)
+
+
+def side_by_side(calls: Sequence[Callable[[], Answer]]) -> list[Answer]:
+    """Run calls that wait for verbs AT_ONCE at a time; what they return, in their order.
+
+    Where one fails, those that have not begun are left out.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda call: call(), calls))
+
+
 def verb(*words: str) -> Told:
-    """Run one verb in a process of its own. RuntimeError with its words where it fails."""
+    """Run one verb in a process of its own. RuntimeError with its words where it fails.
+
+    On one thread: two cores then take two verbs, and its processor time is that of its work.
+    """
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
         process = subprocess.Popen(
             [sys.executable, "-m", "triage", *words],
             stdout=said,
             stderr=wrong,
-            env=environment(),
+            env=environment(OMP_NUM_THREADS="1"),
         )
         _, state, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(state)
