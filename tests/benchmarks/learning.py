@@ -42,9 +42,10 @@ from tests.benchmarks.learning_served import (
 )
 from tests.benchmarks.learning_table import TITLE as TABLE_TITLE
 from tests.benchmarks.learning_table import Findings, Line, page
+from tests.benchmarks.learning_twin import HELD, LEARNT, MATCHES, Twin, make_twin, zero_shot_words
 from tests.benchmarks.learning_waiting import waiting_section
 from tests.benchmarks.machine import describe
-from tests.benchmarks.measuring import Conditions, Note, Page, Row, at_most, say
+from tests.benchmarks.measuring import Conditions, Note, Page, Row, at_least, at_most, say
 from triage.inference.bundle import load_bundle
 from triage.learning.judging.scoring import Scored
 from triage.learning.judging.statistics import Draws
@@ -60,6 +61,7 @@ REFERENCE: Final = "1"  # among the methods
 SPREAD: Final = (2, 3)  # further seeds of the adapted encoder
 MAPPED: Final = 30  # pictures whose maps are measured
 READ: Final = 10_000  # studies of a simulated run
+LEAST_PHANTOMS: Final = 100  # of a twin in a small run
 VIEW: Final = ViewSpec(rendering="dicom", size_px=112)
 LESS: Final = ("--epochs", "2", "--folds", "2", "--l2", "0.1")
 
@@ -99,7 +101,9 @@ def measure(conditions: Conditions) -> Iterator[Row | Note | Page]:
     root = radiographs()
     with conditions.folder() as folder:
         study = _study(conditions, root, folder)
-        models, plain = _models(study), _baselines(study)
+        twin = _twin(conditions, folder / "medsiglip-twin")
+        yield from _matched(twin)
+        models, plain = [_zero_shot(study, twin), *_models(study)], _baselines(study)
         peers = _peers(study, models, plain)
         lines = [_line(study, each, peers) for each in models]
         lines += [_plain_line(study, each, peers) for each in plain]
@@ -123,7 +127,7 @@ def measure(conditions: Conditions) -> Iterator[Row | Note | Page]:
             maps=map_section(study.shop, shown, pictures=conditions.count(MAPPED, least=4)),
             waiting=waiting_section(peers.best.made, studies=conditions.count(READ, least=200)),
             served=served,
-            measured=_measured(conditions),
+            measured=_measured(conditions, twin),
         )
     yield Page(path=RESULTS, text=page(found))
 
@@ -155,6 +159,26 @@ def _study(conditions: Conditions, root: Path, folder: Path) -> Study:
 
 
 # --- models
+
+
+def _twin(conditions: Conditions, out: Path) -> Twin:
+    say("  train a twin of MedSigLIP on phantoms")
+    learnt, held = (
+        seeds[: conditions.count(len(seeds), least=LEAST_PHANTOMS)] for seeds in (LEARNT, HELD)
+    )
+    return make_twin(out, learnt=learnt, held=held)
+
+
+def _matched(twin: Twin) -> Iterator[Row]:
+    for name, area in twin.aurocs.items():
+        what = f"zero-shot on phantoms: AUROC, {name}"
+        yield Row(what=what, values=(area,), unit="", limit=at_least(MATCHES))
+
+
+def _zero_shot(study: Study, twin: Twin) -> Judged:
+    words = words_of("--method", "zero-shot", *zero_shot_words(), encoder=twin.directory)
+    trial = Trial(number="0", name="zero-shot by a twin", words=words, seeds=(1,), keeps=True)
+    return _judged(study, study.shop.make(trial))
 
 
 def _models(study: Study) -> list[Judged]:
@@ -326,12 +350,12 @@ def _counts(study: Study) -> dict[str, str]:
     return said
 
 
-def _measured(conditions: Conditions) -> str:
+def _measured(conditions: Conditions, twin: Twin) -> str:
     said = describe(conditions.scratch)
     return (
         f"Measured {datetime.now(UTC).date().isoformat()} on {said['Processor']}, Python"
         f" {platform.python_version()}, torch {said.get('torch', '-')}, by"
         " `python -m tests.benchmarks learning --write`."
         " Encoder: pocket, 112 px, trained on drawn radiographs only; the adapted one went on from"
-        " it on the training split.\n"
+        f" it on the training split. {twin.words}\n"
     )

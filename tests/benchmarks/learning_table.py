@@ -15,10 +15,6 @@ from triage.learning.judging.statistics import Estimate
 TITLE: Final = (
     "All methods on real radiographs: encoders of this size test the tools, not the papers"
 )
-ZERO_SHOT: Final = (
-    "| 0 | zero-shot | not measured here: needs gated weights (prompts are read by MedSigLIP's text"
-    " tower, and no small twin of it was trained to align pictures and texts) | | | | | | |"
-)
 SOURCE_NAMES: Final = {
     "NIH": "NIH ChestX-ray14, matched pairs (mostly adults)",
     "Kermany": "Kermany (children of 1 to 5 years)",
@@ -101,7 +97,6 @@ def _table(lines: Sequence[Line], source: str) -> list[str]:
     rows = [
         "| | Method | scored | AUROC | of seeds | AUPRC | Sensitivity | Specificity | Difference |",
         "|---|---|--:|---|---|---|---|---|---|",
-        ZERO_SHOT,
     ]
     for line in lines:
         told = line.by_source[source]

@@ -203,11 +203,10 @@ def test_areas_of_sources_stand_apart_and_the_point_on_both_together() -> None:
     assert f"| logistic | {both.at_point.sensitivity.value:.2f} (" in at_point
 
 
-def test_the_page_says_what_was_refused_and_what_was_not_measured() -> None:
+def test_the_page_says_what_was_refused_and_what_it_tests() -> None:
     told = page(findings(line("logistic", seed=1, refusal="68 patients cannot show it")))
     assert "(refused)" in told
     assert "NIH alone: 11 patients cannot show it." in told
-    assert "not measured here: needs gated weights" in told
     assert "test the tools, not the papers" in told
 
 
