@@ -20,7 +20,7 @@ from triage.cli.judged import (
 from triage.cli.labelled import images_of, labels_of
 from triage.cli.table import Cell, Column, Line, Style, cell, render, screen
 from triage.cli.text import clean
-from triage.cli.verbs import DONE, Verbs, add_verb, print_json
+from triage.cli.verbs import DONE, UsageError, Verbs, add_verb, print_json
 from triage.errors import PermanentError
 
 if TYPE_CHECKING:

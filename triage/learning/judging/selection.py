@@ -190,7 +190,7 @@ def _seen(
 def _copies(
     bundle: "Bundle", table: LabelTable, places: Sequence[str], rows: Sequence[int]
 ) -> list[str]:
-    """Rows that are no training rows, but copies of such, as a training on this file has noticed."""
+    """Rows that are no training rows, but copies of such, as a training on this file noticed."""
     labels = bundle.manifest.training.get("labels")
     if not isinstance(labels, Mapping) or labels.get("digest") != table.digest:
         return []
