@@ -1,12 +1,15 @@
 """`make faults`: run every trial in its full size and write deploy/ASSURANCE.md.
 
 Each file of tests/faults and tests/security runs in a pytest of its own, so that one that is
-killed takes no other with it; all other marked tests run together. Trials of privacy come last,
-as they read what the others left. Exit codes: 0 nothing is "not met", 1 something is or a file did
-not come to its end, 130 interrupted; then nothing is written.
+killed takes no other with it; all other marked tests run together. Files whose trials mostly wait
+run two at a time, what measures times or memory or takes both cores runs alone. Trials of privacy
+come last, as they read what the others left. Exit codes: 0 nothing is "not met", 1 something is or
+a file did not come to its end, 130 interrupted; then nothing is written.
 """
 
 import argparse
+import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +31,26 @@ from tests.benchmarks import machine
 ROOT = Path(__file__).parents[2]
 OWN_ROOMS = ("tests/faults", "tests/security")
 LAST = "test_privacy_p1.py"
+AT_ONCE = 2
+# Files whose trials mostly wait, or use one core and hold no tight bound in time; longest first.
+MOSTLY_WAITING = (
+    "test_fuzz_s3.py",
+    "test_restart_window.py",
+    "test_model_m1.py",
+    "test_backup_d6.py",
+    "test_database_n2.py",
+    "test_kill_n12.py",
+    "test_reconcile_d4.py",
+    "test_power_cut_d2.py",
+    "test_poison_q3.py",
+    "test_scheduler_q4.py",
+    "test_folder_g6.py",
+    "test_folder_g4.py",
+    "test_cut_g7.py",
+    "test_disk_d3.py",
+    "test_retention_p3.py",
+    "test_disk_n2.py",
+)
 FILE_LIMIT_S = 3600
 INTERRUPTED = 130  # as a shell tells SIGINT
 NOTHING_RAN = 5  # pytest's exit code where no test was selected
@@ -41,6 +65,7 @@ class Turn:
 
     name: str
     arguments: tuple[str, ...]
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +79,20 @@ class Places:
 def main(words: Sequence[str] | None = None) -> int:
     """Run, print, write; return the exit code."""
     arguments = _arguments(words)
-    codes, name_of_run = arguments.codes, this_run()
+    codes, name_of_run, started = arguments.codes, this_run(), time.monotonic()
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="triage-faults-") as place:
         places = Places(evidence=Path(place) / "evidence", left=Path(place) / "left")
         places.left.mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of platformdirs, where no login session is
             said = machine.describe(Path(place))
-        broken = [
-            turn.name
-            for turn in turns(codes)
-            if not run(turn, places, long=not arguments.short, codes=codes)
-        ]
+        broken = run_all(turns(codes), places, long=not arguments.short, codes=codes)
         findings = read_findings(places.evidence)
     made = table.rows(findings, run=name_of_run, codes=codes)
     if arguments.write:
         table.write(made, {name: said[name] for name in SHOWN})
     _tell(made, broken)
+    _say(f"{(time.monotonic() - started) / 60:.0f} min in all")
     return 1 if broken or table.counts(made)[Verdict.NOT_MET] else 0
 
 
@@ -94,8 +116,8 @@ def _git(*words: str) -> str:
 def turns(codes: Sequence[str]) -> list[Turn]:
     """Return what is to be run, in order: other rooms' trials first, privacy last."""
     files = [path for room in OWN_ROOMS for path in sorted((ROOT / room).glob("test_*.py"))]
-    files.sort(key=lambda path: path.name == LAST)
-    named = [_name(path) for path in files if _may_hold(path, codes)]
+    files.sort(key=_place)
+    named = [path for path in files if _may_hold(path, codes)]
     others = [
         _name(path)
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
@@ -104,8 +126,36 @@ def turns(codes: Sequence[str]) -> list[Turn]:
     together = (*others, "-m", "requirement", "-n", "2", "--dist", "loadfile")
     return [
         *([Turn(name="trials in other rooms", arguments=together)] if others else []),
-        *(Turn(name=name, arguments=(name,)) for name in named),
+        *(
+            Turn(name=name, arguments=(name,), alone=path.name not in MOSTLY_WAITING)
+            for path, name in ((path, _name(path)) for path in named)
+        ),
     ]
+
+
+def _place(path: Path) -> int:
+    if path.name in MOSTLY_WAITING:
+        return MOSTLY_WAITING.index(path.name)
+    return len(MOSTLY_WAITING) + (path.name == LAST)
+
+
+def run_all(
+    listed: Sequence[Turn], places: Places, *, long: bool, codes: Sequence[str]
+) -> list[str]:
+    """Run all turns, those that may share the machine AT_ONCE; return which did not end well."""
+    attempt = functools.partial(run, places=places, long=long, codes=codes)
+    broken = []
+    for alone, group in itertools.groupby(listed, lambda turn: turn.alone):
+        together = list(group)
+        with ThreadPoolExecutor(max_workers=1 if alone else AT_ONCE) as pool:
+            begun = [pool.submit(attempt, turn) for turn in together]
+            try:
+                ended = [each.result() for each in begun]
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        broken += [turn.name for turn, well in zip(together, ended, strict=True) if not well]
+    return broken
 
 
 def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool:
@@ -129,9 +179,9 @@ def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool
         told = (late.stdout or b"").decode("utf-8", "replace")
         code, output = -1, f"{told}\nstopped after {late.timeout:g} s\n"
     lines = output.splitlines() or [""]
-    if code not in (0, NOTHING_RAN):
-        _say("\n".join(f"    {line}" for line in lines[-TAIL_LINES:]))
-    _say(f"    {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)")
+    shown = lines[-TAIL_LINES:-1] if code not in (0, NOTHING_RAN) else []
+    last = f"{turn.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)"
+    _say("\n".join(f"    {line}" for line in [*shown, last]))
     return code in USUAL
 
 

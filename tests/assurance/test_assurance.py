@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.assurance import table
-from tests.assurance.__main__ import this_run, turns
+from tests.assurance.__main__ import MOSTLY_WAITING, Places, Turn, run_all, this_run, turns
 from tests.assurance.evidence import Figures, Finding, Outcome, clean, read_findings
 from tests.assurance.requirements import REQUIREMENTS, Applies
 from tests.assurance.table import Verdict
@@ -65,12 +65,16 @@ def test_that_ends_the_process() -> None:
 """
 
 
+def bare(folder: Path) -> list[str]:
+    """What keeps the settings of the repository away from a pytest of its own."""
+    plugins = ["-p", "tests.assurance.plugin", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    return [*plugins, f"--rootdir={folder}"]
+
+
 def pytest_on(folder: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     path = folder / "test_trials.py"
     path.write_text(text)
-    plugins = ["-p", "tests.assurance.plugin", "-p", "no:cacheprovider", "-c", "/dev/null"]
-    command = [sys.executable, "-m", "pytest", *plugins, f"--rootdir={folder}", *arguments]
-    command.append(str(path))
+    command = [sys.executable, "-m", "pytest", *bare(folder), *arguments, str(path)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -204,6 +208,30 @@ def test_a_run_of_one_code_opens_only_files_that_may_hold_it() -> None:
     everything = [word for turn in turns([]) for word in turn.arguments]
     assert "tests/faults/test_kill_d1.py" in everything
     assert everything[-1].endswith("test_privacy_p1.py")
+
+
+def test_files_that_mostly_wait_stand_together_before_those_that_run_alone() -> None:
+    first, *files = turns([])
+    assert first.alone
+    names = [turn.name.rpartition("/")[2] for turn in files if not turn.alone]
+    assert names == list(MOSTLY_WAITING)  # so each of them exists
+    assert all(turn.alone for turn in files[len(names) :])
+
+
+def test_what_does_not_come_to_its_end_is_named_wherever_it_ran(tmp_path: Path) -> None:
+    dies = tmp_path / "test_dies.py"
+    dies.write_text("import os\ndef test_it(): os._exit(9)\n")
+    dies_not = tmp_path / "test_fine.py"
+    dies_not.write_text("def test_it(): pass\n")
+    listed = [
+        Turn(name=f"{path.name} {alone}", arguments=(*bare(tmp_path), str(path)), alone=alone)
+        for alone in (False, True)
+        for path in (dies, dies_not)
+    ]
+    (tmp_path / "left").mkdir()
+    places = Places(evidence=tmp_path / "evidence", left=tmp_path / "left")
+    broken = run_all(listed, places, long=False, codes=())
+    assert broken == ["test_dies.py False", "test_dies.py True"]
 
 
 def test_a_reason_is_one_short_line_without_paths() -> None:
