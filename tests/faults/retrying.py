@@ -61,16 +61,15 @@ class Sender:
     def _associated(self) -> RawPeer | None:
         if self._peer is not None:
             return self._peer
-        peer = RawPeer(socket.create_connection(("127.0.0.1", self.port)))
+        self._peer = peer = RawPeer(socket.create_connection(("127.0.0.1", self.port)))
         peer.connection.settimeout(self._patience_s)
         peer.say(request(((1, self._mould.sop_class, (EXPLICIT,)),)))
         heard = peer.hear()
         if heard is None or heard[0] != ACCEPTED:
             if heard is not None and heard[0] == REJECTED:
                 self.rejections.append((heard[1][1], heard[1][2], heard[1][3]))
-            peer.connection.close()
+            self.leave()
             return None
-        self._peer = peer
         return peer
 
 
