@@ -251,6 +251,15 @@ def test_a_code_stream_that_claims_a_huge_size_is_refused_before_decoding() -> N
         values(ds)
 
 
+@requirement("S3")
+def test_a_jpeg_ls_frame_without_its_end_marker_is_read_to_its_last_pixel() -> None:
+    ds = make_dx(transfer_syntax=uid.JPEGLSLossless)
+    whole = values(ds)
+    (frame,) = generate_frames(ds.PixelData, number_of_frames=1)
+    ds.PixelData = encapsulate([frame.rstrip(b"\0").removesuffix(b"\xff\xd9")])
+    assert np.array_equal(values(ds), whole)
+
+
 def jpeg_2000(
     size: int, *, tile: int = 0, precinct: int = 0, block: int = 6
 ) -> tuple[bytes, bytes]:

@@ -27,6 +27,8 @@ ENCAPSULATED: Final = JPEG | JPEG_LS | JPEG_2000 | {RLE, DEFLATED_FRAME}
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # T.81 B.1.1.3, T.87
 _LOSSLESS_SOF: Final = frozenset((0xC3, 0xF7))
 
+_END_OF_IMAGE: Final = b"\xff\xd9"  # T.81 B.1.1.3
+
 _SOT, _SOD, _EOC = 0xFF90, 0xFF93, 0xFFD9
 _COD, _COC = 0xFF52, 0xFF53
 # Segments with a length in the headers of JPEG 2000 (T.800 table A.2, T.801 A.3, T.814 A.2).
@@ -104,7 +106,8 @@ def _decode_stream(data: bytes, syntax: str, stream: _Stream) -> NDArray[Any]:
     if syntax in JPEG_2000:
         return np.asarray(imagecodecs.jpeg2k_decode(data, numthreads=1))
     if syntax in JPEG_LS:
-        return np.asarray(imagecodecs.jpegls_decode(data))
+        # Where no marker ends the scan, CharLS goes on reading zeros, for seconds.
+        return np.asarray(imagecodecs.jpegls_decode(data + _END_OF_IMAGE))
     # One and the same colour space in and out: colour is converted once, by `decode`.
     space = "YCBCR" if stream.samples == 3 else None
     return np.asarray(imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space))
