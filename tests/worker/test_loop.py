@@ -337,6 +337,25 @@ def test_an_image_that_cannot_be_decoded_is_a_failure_with_its_reason(house: Hou
     assert names(house.jobs(outcome), "state") == ["dead"]
 
 
+@pytest.mark.parametrize("harm", ["cut short", "not finite"])
+def test_what_only_a_shadow_was_to_look_at_stands_as_it_would_without_it(
+    house: House, harm: str
+) -> None:
+    ds = radiograph(0.9)
+    if harm == "cut short":
+        ds.PixelData = ds.PixelData[:-100]
+    else:
+        ds = make_image(np.full((64, 64), np.nan, np.float32), Modality="DX")
+    outcome = house.receive(ds)
+    elsewhere = Toy().loaded(intended_use=IntendedUse(modalities=("MG",)))
+    shadow = Toy(name="shadow").loaded(mode=Mode.SHADOW)
+    drain(house.worker(elsewhere, shadow))
+    assert house.study(outcome)["analysis"] == "not_eligible"
+    assert names(house.jobs(outcome), "state") == ["done"]
+    told = {row["bundle_name"]: row["analysis"] for row in house.results(outcome)}
+    assert told == {"toy": "not_eligible", "shadow": "failed"}
+
+
 def test_an_image_whose_file_is_gone_fails_with_a_reason_and_harms_no_other(
     house: House,
 ) -> None:

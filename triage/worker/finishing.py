@@ -14,7 +14,7 @@ from triage.errors import DecodeUnsupported, TransientError, TriageError
 from triage.imaging.decode_pool import DecodedSubject
 from triage.records import Analysis, AnalysisResult, Job, Mode
 from triage.rules.policies import Policies
-from triage.worker.looking import Seen
+from triage.worker.looking import Seen, failure
 from triage.worker.memory import Memory
 from triage.worker.models import LoadedModel, Remembered, Vector
 from triage.worker.outcomes import attempt
@@ -41,10 +41,18 @@ class Finisher:
         self._commit(job, plan.answers, pixel_digests={}, embeddings={}, caption_due=False)
 
     def undecodable(self, job: Job, plan: Plan, error: TriageError) -> bool:
-        """Commit "not eligible" where no decoder exists; False where the error is a failure."""
-        if not isinstance(error, DecodeUnsupported):
+        """Commit what stands without pixels; False where the error is a failure of the job.
+
+        "Not eligible" where no decoder exists. Where only shadows were to look, their failure is
+        theirs alone: the study stands as it would without them.
+        """
+        if isinstance(error, DecodeUnsupported):
+            self._refused(job, plan, str(error), pixel_digests={})
+        elif any(model.mode is Mode.SERVE for model in plan.looking):
             return False
-        self._refused(job, plan, str(error), pixel_digests={})
+        else:
+            answers = (*plan.answers, *(failure(model, error) for model in plan.looking))
+            self._commit(job, answers, pixel_digests={}, embeddings={}, caption_due=False)
         return True
 
     def unsuitable(self, job: Job, plan: Plan, decoded: DecodedSubject) -> bool:

@@ -110,14 +110,17 @@ def _note(
 def _note_failure(seen: Seen, model: LoadedModel, error: TriageError) -> None:
     if model.mode is Mode.SERVE:
         seen.errors.append(error)
-    seen.results.append(
-        AnalysisResult(
-            model=model.identity,
-            mode=model.mode,
-            analysis=Analysis.FAILED,
-            reason=str(error),
-            not_for_clinical_use=model.not_for_clinical_use,
-        )
+    seen.results.append(failure(model, error))
+
+
+def failure(model: LoadedModel, error: TriageError) -> AnalysisResult:
+    """Return what is kept of a model that could not look."""
+    return AnalysisResult(
+        model=model.identity,
+        mode=model.mode,
+        analysis=Analysis.FAILED,
+        reason=str(error),
+        not_for_clinical_use=model.not_for_clinical_use,
     )
 
 

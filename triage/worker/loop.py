@@ -284,14 +284,13 @@ class AnalysisWorker:
         """Return what was decoded; None where that ended the job."""
         try:
             decoded = decoding.result()
+            if not decoded.facts.finite:
+                # Rendered as if they were dark: a look at the rest would read as one at all.
+                raise DecodeError("The pixels hold values that are not finite.")
         except TriageError as error:
             if not self._finisher.undecodable(each.job, each.plan, error):
                 self._failed(each.job, error)
             self._keeper.drop(each.job)
-            return None
-        if not decoded.facts.finite:
-            # Rendered as if they were dark: a look at the rest would read as one at all.
-            self._failed(each.job, DecodeError("The pixels hold values that are not finite."))
             return None
         if self._finisher.unsuitable(each.job, each.plan, decoded):
             self._keeper.drop(each.job)
