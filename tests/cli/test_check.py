@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from tests.cli.site import Site, make_site
+from triage.cli.check import as_text
 from triage.cli.checks import check_all
 from triage.cli.checks_models import check_model
 from triage.cli.command_line import main
+from triage.cli.table import Screen
 from triage.config import Config, ModelConfig, PeerConfig, ReceiverConfig
 from triage.database.connection import open_database
 from triage.database.house import record_role
@@ -130,6 +132,8 @@ def test_a_model_that_would_be_a_shadow_against_its_entry_passes_and_says_so() -
     assert outcome.passed
     assert "gives its known answer (float32-cpu); it was not calibrated" in outcome.message
     assert "triage calibrate" in outcome.next_step
+    told = as_text([outcome], Screen(columns=80))
+    assert told.splitlines()[-1] == "All 1 checks passed; 1 with something to know: see next."
 
 
 def test_the_built_in_model_gives_its_known_answer(

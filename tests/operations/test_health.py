@@ -126,6 +126,17 @@ CASES: dict[str, tuple[dict[str, Any], str, int]] = {
         "no_model_served",
         2,
     ),
+    "only model is a shadow against its entry": (
+        {
+            "roles": [
+                role("receive"),
+                role("schedule"),
+                analyse(mode="shadow", reason="not calibrated", hint="Calibrate."),
+            ]
+        },
+        "no_model_served",
+        2,
+    ),
     "job that failed for good": ({"queue": {"dead": 1}}, "dead_letters", 1),
     "analysis that waits": (
         {"queue": {"dead": 0, "oldest_due_at": "2024-01-01T11:50:00.000000Z"}},
@@ -175,6 +186,18 @@ def test_one_failing_bundle_of_two_degrades_and_is_named() -> None:
     health = judged(roles=[role("receive"), role("schedule"), worker])
     assert (codes(health), health.exit_code) == (["model_not_served"], 1)
     assert "hand" in health.causes[0].message
+
+
+def test_a_model_that_is_a_shadow_on_one_of_two_devices_is_told_beside_where_it_serves() -> None:
+    shadow = {"mode": "shadow", "reason": "it runs here at float32", "hint": "Calibrate."}
+    workers = [analyse(), analyse(**shadow) | {"pid": 2}]
+    for some in (workers, workers[::-1]):
+        health = judged(roles=[role("receive"), role("schedule"), *some])
+        assert (codes(health), health.exit_code) == (["model_not_calibrated"], 1)
+        assert "flags nothing on some of its devices: it runs here" in health.causes[0].message
+        assert sorted(each["mode"] for each in health.models) == ["serve", "shadow"]
+    meant = judged(roles=[role("receive"), role("schedule"), analyse(mode="shadow")])
+    assert meant.health == "ok"  # as its entry says
 
 
 def test_a_replaced_process_does_not_count_as_stuck() -> None:

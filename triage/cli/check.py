@@ -58,7 +58,11 @@ def as_text(results: Sequence["Checked"], on: Screen) -> str:
     failed = sum(not each.passed for each in results)
     if failed:
         verdict = f"{failed} of {len(results)} checks FAILED; each says what to do next."
+        style = Style.ALARM
+    elif asking := sum(bool(each.next_step) for each in results):
+        verdict = f"All {len(results)} checks passed; {asking} with something to know: see next."
+        style = Style.WARNING
     else:
         verdict = f"All {len(results)} checks passed."
-    style = Style.ALARM if failed else Style.FINE
+        style = Style.FINE
     return "\n".join([render(columns, rows, on), "", *hanging("", verdict, on, style)])

@@ -115,13 +115,15 @@ KINDS: dict[str, Kind] = {
     ),
     "model_not_calibrated": Kind(
         weight=Weight.DEGRADED,
-        message="The model {model} is configured to serve but flags nothing: {reason}.",
+        message="The model {model} is configured to serve but flags nothing{where}: {reason}.",
         next_step="{hint}",
     ),
     "no_model_served": Kind(
         weight=Weight.FAILED,
-        message="None of the configured models is served: studies wait, nothing looks at them.",
-        next_step="Run `triage check`; it tries every bundle with its known answer.",
+        message="None of the configured models is served: nothing is flagged, and studies that no"
+        " model looks at wait.",
+        next_step="Run `triage check`; it tries every bundle with its known answer and says which"
+        " is a shadow only.",
     ),
     "queue_late": Kind(
         weight=Weight.DEGRADED,

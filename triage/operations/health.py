@@ -224,13 +224,17 @@ def _role(row: Mapping[str, Any], now: datetime) -> dict[str, Any]:
 
 
 def _models(roles: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each model once; served where any worker serves it."""
-    models: dict[str, dict[str, Any]] = {}
+    """Return each model once in each mode that it runs in; served where any worker serves it.
+
+    A bundle may serve on one device and be a shadow on another: neither hides the other.
+    """
+    models: dict[tuple[str, str], dict[str, Any]] = {}
     for row in roles:
         for model in row["detail"].get("models", []) if row["role"] == "analyse" else []:
-            held = models.get(model["digest"])
+            key = (model["digest"], model["mode"])
+            held = models.get(key)
             if held is None or (model["served"] and not held["served"]):
-                models[model["digest"]] = dict(model)
+                models[key] = dict(model)
     return list(models.values())
 
 

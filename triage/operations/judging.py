@@ -111,6 +111,8 @@ def _model_causes(
     if not config.models and not config.demonstration:
         yield cause("no_model")
         return
+    serving = [model for model in models if model["mode"] == "serve"]
+    demoted = [model for model in models if model["mode"] != "serve" and model.get("reason")]
     for model in models:
         if not model["served"]:
             yield cause(
@@ -119,15 +121,17 @@ def _model_causes(
                 reason=model["reason"],
                 hint=model["hint"],
             )
-        elif model["mode"] == "shadow" and model.get("reason"):
+        elif model in demoted:
+            elsewhere = any(each["digest"] == model["digest"] for each in serving)
             yield cause(
                 "model_not_calibrated",
                 model=model["name"],
+                where=" on some of its devices" if elsewhere else "",
                 reason=model["reason"],
                 hint=model["hint"],
             )
-    serving = [model for model in models if model["mode"] == "serve"]
-    if serving and not any(model["served"] for model in serving):
+    meant = [*serving, *(model for model in demoted if model["served"])]
+    if meant and not any(model["served"] for model in serving):
         yield cause("no_model_served")
 
 
