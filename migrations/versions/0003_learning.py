@@ -47,5 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("drift_blocks", "drift_looks", "drift_groups", "model_scopes"):
         op.drop_table(table)
+    # An older program watches for no drift, so its alarms would never end.
+    op.execute("DELETE FROM alarms WHERE code = 'drift'")
     # What was counted is gone: the next upgrade counts from the beginning.
     op.execute("DELETE FROM history_marks WHERE name = 'drift'")

@@ -70,8 +70,8 @@ def test_drift_is_shown_drawn_told_and_accepted(demonstration: Site) -> None:
     accepted = told(site, "--accept", "cr/chest")
     assert "CR/CHEST" in accepted
     status = json.loads(site.run("status", "--json").stdout)
-    alarms = [each for each in status["causes"] if each["alarm"] == "drift"]
-    assert len(alarms) == 1  # that of the room is still open
+    # The measure of all devices is that of the room too: it begins anew as well.
+    assert [each for each in status["causes"] if each["alarm"] == "drift"] == []
     shown = json.loads(site.run("drift", "--json").stdout)
     assert [group["drift"] for group in shown["groups"]] == [[], []]
 
@@ -111,6 +111,16 @@ def test_where_nothing_was_looked_at_it_says_so(site: Site) -> None:
     assert "Nothing to compare yet" in text
     assert "No result is counted yet; none is waiting." in text
     assert json.loads(told(site, "--json"))["groups"] == []
+
+
+def test_a_bundle_that_cannot_be_read_is_told_beside_the_document(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    more = f'[[models]]\nname = "chest"\nbundle = "{tmp_path}/none"\n'
+    ran = make_site(tmp_path, sqlite_url, more=more).run("drift", "--json")
+    assert json.loads(ran.stdout)["groups"] == []
+    assert "The model chest is left out" in ran.stderr
+    assert "triage bundle verify" in ran.stderr
 
 
 def test_a_group_that_is_not_there_is_not_accepted(demonstration: Site) -> None:

@@ -20,9 +20,11 @@ from triage.database.connection import (
     open_database,
     require_revision,
 )
+from triage.database.house import raise_alarm
 from triage.database.revision import HEAD
 from triage.database.tables_history import ReceivedTotal, SenderHour
 from triage.errors import DatabaseRejected, RevisionError
+from triage.records import AlarmCode
 
 REVISIONS = ["0001", "0002", HEAD]
 
@@ -39,6 +41,16 @@ def test_a_migrated_database_needs_nothing_more(database_url: str, database: Dat
 @requirement("D7")
 def test_migrations_go_down_and_up_again_with_rows(room: Room, database_url: str) -> None:
     room.arrive(make_arrival())
+    with room.db.write() as connection:
+        for code in (AlarmCode.DRIFT, AlarmCode.AUDIT_WAITS):
+            raise_alarm(
+                connection, code=code, subject="", message="", next_step="", now=room.clock()
+            )
+    room.db.dispose()
+    migrating.downgrade(database_url, to="0002")
+    with room.db.read() as connection:  # an older program knows no drift and could not close it
+        left = connection.execute(text("SELECT code FROM alarms")).scalars().all()
+    assert left == [AlarmCode.AUDIT_WAITS]
     room.db.dispose()
     migrating.downgrade(database_url, to="base")
     empty = open_database(database_url)

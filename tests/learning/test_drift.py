@@ -10,8 +10,8 @@ from tests.assurance import Evidence, requirement
 from tests.learning.drift_site import GROUP, block, embeddings, features
 from triage.learning.watching.drift import LEAST, Block, Judgement, judge, summed, sustained
 from triage.learning.watching.drift_plot import drift_plot
-from triage.learning.watching.drift_statistics import Cloud, cloud_of
-from triage.learning.watching.drift_words import FIGURES, Told, worst_first
+from triage.learning.watching.drift_statistics import Cloud, Moments, cloud_of
+from triage.learning.watching.drift_words import FIGURES, Told, figure_of, worst_first
 from triage.learning.watching.drift_words import told as in_words
 
 FEATURES = features()
@@ -87,6 +87,15 @@ def test_drift_ends_when_the_change_ends() -> None:
     blocks = run((8, {}), (4, {"shift": 0.5}), (6, {}), seed=2)
     assert told(blocks[:12]).drift
     assert told(blocks).drift == ()
+
+
+def test_where_the_gate_keeps_everything_back_no_figure_of_the_model_is_made_up() -> None:
+    (*_, last) = told(run((8, {}), (2, {"gate_rate": 1.0}), seed=11)).windows
+    shown = {name: figure_of(last, name) for name in FIGURES}
+    assert (shown["flag rate"], shown["scores"], shown["gate rate"]) == (None, None, 1.0)
+    bare = [replace(each, distance=Moments(), cloud=None) for each in run((6, {}), seed=12)]
+    (*_, last) = told(bare).windows
+    assert [figure_of(last, name) for name in ("images", "bank", "distance")] == [None] * 3
 
 
 def test_nothing_is_judged_before_the_reference_is_complete() -> None:

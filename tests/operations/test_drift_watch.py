@@ -16,7 +16,7 @@ from tests.operations.looks import Looks
 from triage.config import Config, DatabaseConfig, StoreConfig
 from triage.database import drift_blocks
 from triage.database.connection import Database, open_database
-from triage.database.house import record_decision
+from triage.database.house import raise_alarm, record_decision
 from triage.database.statements import insert_id
 from triage.database.tables import Embedding, ResultRow
 from triage.database.tables_house import Alarm
@@ -28,10 +28,13 @@ from triage.operations.drift_watch import (
     STUDIES_A_SWEEP,
     DriftWatch,
     count_looks,
+    drift_sweep,
+    watch,
     watched_bundles,
 )
 from triage.operations.health import gather
 from triage.pocket import BUNDLE
+from triage.records import AlarmCode
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +304,32 @@ def test_the_alarm_of_a_bundle_that_serves_no_more_is_closed(site: Site) -> None
     assert site.open_alarms()
     DriftWatch(site.db, replace(site.config, demonstration=False)).run()
     assert site.open_alarms() == []
+
+
+def test_an_alarm_is_closed_where_nobody_watches_any_more(site: Site) -> None:
+    with site.db.write() as connection:
+        raise_alarm(
+            connection,
+            code=AlarmCode.DRIFT,
+            subject="d/CR/CHEST",
+            message="Drift.",
+            next_step="See `triage drift`.",
+            now=site.looks.now,
+        )
+    off = replace(site.config, drift=replace(site.config.drift, enabled=False))
+    sweep = drift_sweep(site.db, off)
+    assert [sweep.run(), sweep.run()] == [1, 0]
+    assert site.open_alarms() == []
+
+
+def test_a_bank_of_a_few_images_is_not_compared_and_ends_no_sweep(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bundle.bank is not None
+    few = replace(bundle, bank=replace(bundle.bank, units=bundle.bank.units[:2]))
+    monkeypatch.setattr("triage.inference.bundle.load_bundle", lambda *_, **__: few)
+    _, watched = watch(tmp_path)
+    assert (watched.features, watched.bank) == (None, None)
 
 
 def test_the_features_of_a_bundle_are_the_same_at_every_start(site: Site) -> None:

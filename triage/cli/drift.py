@@ -17,14 +17,16 @@ from triage.cli.table import Cell, Column, Screen, Style, cell, hanging, render,
 from triage.cli.text import ago, counted, instant
 from triage.cli.verbs import (
     DONE,
+    FAILED,
     Verbs,
     add_verb,
     configuration,
     operator,
     print_json,
+    say,
     writing,
 )
-from triage.errors import PermanentError
+from triage.errors import BundleError, PermanentError
 
 if TYPE_CHECKING:
     from triage.config import Config
@@ -77,7 +79,7 @@ def drift(arguments: argparse.Namespace) -> int:
     from triage.operations.drift_watch import watched_bundles
 
     config = configuration(arguments)
-    watched = watched_bundles(config)
+    watched = watched_bundles(config, unread=_say_unread)
     with writing(config) as database:
         if arguments.accept is not None:
             return _accept(arguments, database, watched)
@@ -130,10 +132,11 @@ def _judged(
 def _accept(
     arguments: argparse.Namespace, database: "Database", watched: "dict[str, Watched]"
 ) -> int:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from triage.database.drift_blocks import ACCEPTED, groups
     from triage.database.house import clear_alarm, record_decision
+    from triage.learning.watching.drift import ALL_DEVICES
     from triage.operations.drift_watch import group_of, subject_of
     from triage.records import AlarmCode
 
@@ -150,13 +153,20 @@ def _accept(
         for group in named:
             detail = asdict(group)
             record_decision(connection, study_id=None, what=ACCEPTED, by=by, detail=detail, now=now)
-            subject = subject_of(group)
-            clear_alarm(connection, code=AlarmCode.DRIFT, subject=subject, now=now)
+            # The measure of all devices is that of each one: theirs begin anew as well.
+            for each in known:
+                if each == group or replace(each, device=ALL_DEVICES) == group:
+                    subject = subject_of(each)
+                    clear_alarm(connection, code=AlarmCode.DRIFT, subject=subject, now=now)
     if arguments.json:
         print_json({"accepted": named[0].name, "models": len(named)})
     else:
         print(f"Accepted: what comes from now on is the measure of {named[0].name}.")
     return DONE
+
+
+def _say_unread(name: str, error: BundleError) -> None:
+    say(PermanentError(f"The model {name} is left out: {error}", hint=error.hint), FAILED)
 
 
 # --- telling

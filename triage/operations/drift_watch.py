@@ -8,8 +8,9 @@ from ten blocks each. Beside that it holds, for each served bundle, the random f
 bank. numpy only.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,12 @@ EVERY_S = 60.0
 RESULTS_A_PAGE = 500  # counted in one transaction
 RESULTS_A_SWEEP = 2_000
 STUDIES_A_SWEEP = 2 * RESULTS_A_SWEEP  # summed up: each counts for its device and for all
-LEAST_EMBEDDINGS = 20  # of a block, for a comparison of its embeddings
+LEAST_EMBEDDINGS = 20  # of a block or a bank, for a comparison of embeddings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What is held of one served bundle. Without a bank its embeddings are not compared."""
+    """What is held of one served bundle. Without a bank of some size no embedding is compared."""
 
     name: str
     features: RandomFeatures | None
@@ -127,8 +128,21 @@ class DriftWatch:
 
 
 def drift_sweep(db: Database, config: Config) -> Sweep:
-    """Return the sweep for the role schedule."""
-    return Sweep(name="drift", every_s=EVERY_S, run=DriftWatch(db, config).run)
+    """Return the sweep for the role schedule; switched off, it closes what is open."""
+    run = DriftWatch(db, config).run if config.drift.enabled else partial(close_alarms, db)
+    return Sweep(name="drift", every_s=EVERY_S, run=run)
+
+
+def close_alarms(db: Database) -> int:
+    """Close every alarm of drift: nobody watches any more, so none would ever end."""
+    with db.read() as connection:
+        left = drift_blocks.open_alarms(connection)
+    if left:
+        with db.write() as connection:
+            now = db.now(connection)
+            for subject in left:
+                clear_alarm(connection, code=AlarmCode.DRIFT, subject=subject, now=now)
+    return len(left)
 
 
 def subject_of(group: Group) -> str:
@@ -139,15 +153,21 @@ def subject_of(group: Group) -> str:
 # --- what is held of a bundle
 
 
-def watched_bundles(config: Config) -> dict[str, Watched]:
-    """Read the served bundles by digest; one that cannot be read is told by the worker."""
+def note_unread(name: str, error: BundleError) -> None:
+    log.warning("bundle_not_watched", model=name, reason=str(error))
+
+
+def watched_bundles(
+    config: Config, *, unread: Callable[[str, BundleError], None] = note_unread
+) -> dict[str, Watched]:
+    """Read the served bundles by digest; `unread` is told of one that cannot be read."""
     found: dict[str, Watched] = {}
     for model in configured_models(config):
         if model.mode is Mode.SERVE:
             try:
                 found.update([watch(model.bundle)])
             except BundleError as error:
-                log.warning("bundle_not_watched", model=model.name, reason=str(error))
+                unread(model.name, error)
     return found
 
 
@@ -157,7 +177,7 @@ def watch(directory: Path) -> tuple[str, Watched]:
 
     bundle = load_bundle(directory, check_encoder=False)
     digest, bank = bundle.identity.digest, bundle.bank
-    if bank is None:
+    if bank is None or len(bank.units) < LEAST_EMBEDDINGS:
         return digest, Watched(name=bundle.identity.name, features=None, bank=None)
     features = random_features(bank.mean, bank.scale, bank.units, seed=int(digest[:8], 16))
     # The features of a unit vector are those of the vector that it was made from.

@@ -240,8 +240,7 @@ class SchedulePart:
         sweeps.append(history_sweep(db, ZoneInfo(config.site.timezone)))
         if config.store.retention_days:
             sweeps.append(retention_sweep(db, store, retention_days=config.store.retention_days))
-        if config.drift.enabled:
-            sweeps.append(drift_sweep(db, config))
+        sweeps.append(drift_sweep(db, config))
         self._ticker = Ticker(sweeps, turned=self._beat.turned)
 
     def gets_on(self) -> bool:

@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import Final
 
 from triage.learning.watching.drift_statistics import (
-    SAME,
     Cloud,
     Comparison,
     Moments,
@@ -86,9 +85,9 @@ class Window:
     reference: str  # "own" | "all devices"
     comparisons: Mapping[str, Comparison]
     changed: frozenset[str]  # names of what has changed
-    flag_rate: float
+    flag_rate: float | None  # None: the model looked at none of them
     gate_rate: float
-    distance: float
+    distance: float | None  # None: none was measured, as of a bundle without a bank
     bank: Comparison | None  # against the bank of the bundle
 
 
@@ -128,7 +127,10 @@ def _histogram(blocks: Sequence[Block], name: str) -> tuple[int, ...]:
 
 
 def compare(window: Block, reference: Block) -> dict[str, Comparison]:
-    """Return each of the five comparisons by name; of several findings the one least alike."""
+    """Return each of the five comparisons by name; of several findings the one least alike.
+
+    Without what `scores` or `images` need on both sides they are absent: nothing is not the same.
+    """
     told = {
         "distance": compare_means(window.distance, reference.distance),
         "flag rate": compare_rates(
@@ -140,18 +142,20 @@ def compare(window: Block, reference: Block) -> dict[str, Comparison]:
         "gate rate": compare_rates(
             window.gated, window.studies, reference.gated, reference.studies
         ),
-        "scores": _least_alike(window, reference),
     }
+    if (scores := _least_alike(window, reference)) is not None:
+        told["scores"] = scores
     if window.cloud is not None and reference.cloud is not None:
         told["images"] = compare_clouds(window.cloud, reference.cloud)
     return told
 
 
-def _least_alike(window: Block, reference: Block) -> Comparison:
+def _least_alike(window: Block, reference: Block) -> Comparison | None:
     names = sorted(set(window.scores) & set(reference.scores))
-    found = [compare_scores(window.scores[name], reference.scores[name]) for name in names]
+    pairs = [(window.scores[name], reference.scores[name]) for name in names]
+    found = [compare_scores(new, old) for new, old in pairs if any(new) and any(old)]
     if not found:
-        return SAME
+        return None
     worst = min(found, key=lambda each: (each.p, -each.size))
     return Comparison(p=min(1.0, worst.p * len(found)), size=worst.size)  # Bonferroni
 
@@ -226,9 +230,9 @@ def _windows(
                     for each, said in told.items()
                     if said.p <= significance and said.size >= LEAST[each]
                 ),
-                flag_rate=window.flagged / looked_at if looked_at else 0.0,
+                flag_rate=window.flagged / looked_at if looked_at else None,
                 gate_rate=window.gated / window.studies if window.studies else 0.0,
-                distance=window.distance.mean if window.distance.count else 0.0,
+                distance=window.distance.mean if window.distance.count else None,
                 bank=compare_clouds(window.cloud, bank) if window.cloud and bank else None,
             )
         )

@@ -49,8 +49,8 @@ def drift_plot(groups: Sequence[Told], *, note: str) -> bytes:
     some = drawable[:MOST_GROUPS]
     if not some:
         raise PermanentError(
-            "no group has a complete window yet: there is nothing to draw",
-            hint="`triage drift` says how many studies are missing.",
+            "no group has a complete window in this time: there is nothing to draw",
+            hint="`triage drift` says how many studies are missing; an earlier --since has more.",
         )
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
