@@ -65,10 +65,14 @@ def test_measured_reading_times_come_from_a_file(tmp_path: Path) -> None:
     file.write_text("reading_s\n60\n-3\n", "utf-8")
     with pytest.raises(SimulationError, match="row 3"):
         reading_time_of(str(file))
+    file.write_bytes(b"reading_s\n\xff\xfe\n")
+    with pytest.raises(SimulationError, match="no CSV in UTF-8"):
+        reading_time_of(str(file))
 
 
 @pytest.mark.parametrize(
-    "text", ["exponential", "exponential:0", "exponential:x", "lognormal:10", "fixed:10:3"]
+    "text",
+    ["exp:10", "exponential", "exponential:0", "exponential:x", "lognormal:10", "fixed:10:3"],
 )
 def test_an_impossible_reading_time_is_refused(text: str) -> None:
     with pytest.raises(SimulationError, match="reading time"):

@@ -7,7 +7,7 @@ Owns these facts and how a person writes them on the command line. Arrivals belo
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,6 +177,8 @@ def reading_time_of(text: str) -> ReadingTime:
     kind, *numbers = text.split(":")
     wanted = {"exponential": 1, "fixed": 1, "lognormal": 2}
     if kind not in wanted:
+        if not Path(text).is_file():
+            raise SimulationError(f"reading time {text!r} is no kind of time and no file")
         return _measured_times(Path(text))
     try:
         values = [float(number) for number in numbers]
@@ -233,23 +235,28 @@ def _enter_shift(readers: list[int], text: str) -> None:
 
 def _measured_times(path: Path) -> ReadingTime:
     """Read a CSV with a column `reading_s`; raises SimulationError naming the row."""
-    seconds: list[float] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if "reading_s" not in (rows.fieldnames or ()):
-            raise SimulationError(f"{path} has no column reading_s")
-        for line, row in enumerate(rows, start=2):
-            try:
-                value = float(row["reading_s"] or "")
-            except ValueError:
-                value = math.nan
-            if not 0.0 < value <= MAXIMUM_MEAN_MIN * 60 or len(seconds) >= MAXIMUM_MEASURED:
-                raise SimulationError(f"{path}, row {line}: reading_s is out of range")
-            seconds.append(value)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            seconds = list(_seconds(csv.DictReader(file), path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SimulationError(f"{path} is no CSV in UTF-8") from error
     if not seconds:
         raise SimulationError(f"{path} holds no reading time")
     mean_s = sum(seconds) / len(seconds)
     return ReadingTime(kind="measured", mean_s=mean_s, measured_s=tuple(seconds))
+
+
+def _seconds(rows: "csv.DictReader[str]", path: Path) -> Iterator[float]:
+    if "reading_s" not in (rows.fieldnames or ()):
+        raise SimulationError(f"{path} has no column reading_s")
+    for count, row in enumerate(rows):
+        try:
+            value = float(row["reading_s"] or "")
+        except ValueError:
+            value = math.nan
+        if not 0.0 < value <= MAXIMUM_MEAN_MIN * 60 or count >= MAXIMUM_MEASURED:
+            raise SimulationError(f"{path}, row {count + 2}: reading_s is out of range")
+        yield value
 
 
 def _trials_of(estimate: float, width: float) -> float:
