@@ -25,7 +25,7 @@ def recorded_shadow(asked: str, database: "Database") -> ModelIdentity:
     if not there:
         raise PermanentError(
             "no shadow has looked at a study yet",
-            hint='Name one under [[models]] with mode = "shadow" and restart the worker.',
+            hint='Name one under [[models]] with mode = "shadow" and restart the daemon.',
         )
     if not found:
         raise PermanentError(
