@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from tests.assurance import requirement
 from tests.dicom_files import make_ct_series, make_dx, make_image
@@ -17,6 +17,7 @@ from tests.worker.house import House, drain, look_only, names, radiograph
 from tests.worker.toys import Toy, poisoned_by
 from triage.database import arrivals, queue
 from triage.database.connection import Database
+from triage.database.tables import Embedding
 from triage.errors import (
     DatabaseUnavailable,
     DeviceFault,
@@ -516,6 +517,23 @@ def test_what_a_model_said_before_its_drift_was_seen_is_looked_at_again(house: H
     drain(house.worker(sound.loaded(), owner="two", caption_when="never"))
     assert sound.encoded == [1]  # no embedding of those days is used again
     assert house.study(lately)["analysis"] == "analysed"
+
+
+def test_a_shadow_that_drifts_has_no_study_looked_at_again(house: House) -> None:
+    toy, clock = Toy(name="shadow"), Seconds()
+    outcome = house.receive(radiograph(0.2))
+    models = (Toy().loaded(), toy.loaded(mode=Mode.SHADOW))
+    worker = house.worker(*models, monotonic=clock, caption_when="never")
+    drain(worker)
+    before = house.study(outcome)
+    toy.checks = [KnownAnswerError("another answer")]
+    turn_both(house, clock, RECHECK_S)
+    drain(worker)
+    assert house.study(outcome) == before
+    assert names(house.jobs(outcome), "state") == ["done"]
+    served, _ = house.results(outcome)
+    kept = names(house.rows(select(Embedding.key)), "key")
+    assert kept == served["embedding_keys"]  # what drifted has made is forgotten
 
 
 def turn_both(house: House, clock: "Seconds", seconds: float) -> None:

@@ -11,7 +11,7 @@ from triage.database.rows import lock_study, subject_generation
 from triage.database.tables import Embedding, Instance, ResultRow, Series, Study
 from triage.database.tables_house import JobRow
 from triage.database.worklist import refresh_study
-from triage.records import JobKind, JobState, ObjectState, Rank, Subject
+from triage.records import JobKind, JobState, Mode, ObjectState, Rank, Subject
 from triage.rules.policies import Policies
 from triage.rules.ranks import urgency
 
@@ -122,12 +122,13 @@ def requeue_said_by(
     """Look again at what a model has judged since then: it has been found to drift.
 
     What it said stays until a sound model has spoken, as attention that is given; the study is
-    pending meanwhile. Embeddings made since then are forgotten. Returns the number of jobs.
+    pending meanwhile. What it said as a shadow was shown to nobody, so no study is looked at again
+    for it. Embeddings made since then are forgotten. Returns the number of jobs.
     """
     lock_arrivals(connection)
     r = ResultRow
     said = connection.execute(
-        select(r.subject, r.subject_id, r.study_id, r.embedding_keys)
+        select(r.subject, r.subject_id, r.study_id, r.mode, r.embedding_keys)
         .join(Study, Study.id == r.study_id)
         .where(
             r.created_at >= since,
@@ -145,6 +146,8 @@ def requeue_said_by(
                 Embedding.key.in_(row.embedding_keys), Embedding.created_at >= since
             )
         )
+        if row.mode != Mode.SERVE:
+            continue
         due += _requeue(
             connection,
             kind=JobKind.ANALYSE,
@@ -155,7 +158,7 @@ def requeue_said_by(
             now=now,
             reason=DRIFTED,
         )
-    for study_id in sorted({row.study_id for row in said}):
+    for study_id in sorted({row.study_id for row in said if row.mode == Mode.SERVE}):
         refresh_study(connection, study_id, policies=policies, now=now)
     return due
 
