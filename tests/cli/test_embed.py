@@ -1,16 +1,19 @@
 """`triage embed` makes a set of embeddings of a labelled directory or of the worklist's studies."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from PIL import Image
 
 from tests.cli.site import Site
 from tests.dicom_files import make_dx, to_bytes
 from tests.learning.films import text_reader
 from triage.cli.command_line import main
+from triage.cli.labelled import images_of
 from triage.cli.verbs import USAGE
 from triage.database.connection import open_database
 from triage.imaging.subject import DecodeTask, decode_subject
@@ -145,6 +148,16 @@ def test_a_run_without_any_image_fails_whatever_may_be_skipped(here: Path) -> No
     for path in (here / "films").iterdir():
         path.write_text("no picture")
     assert embed("--skip-unreadable") == 1
+
+
+def test_what_the_decoders_log_never_stands_in_a_document(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with images_of(Namespace(images="films")):  # as embed, train, calibrate and evaluate open them
+        structlog.get_logger("decoder").warning("decoder_replaced")
+        structlog.get_logger("decoder").error("decoder_not_started")
+    told = capsys.readouterr()
+    assert (told.out, "decoder_not_started" in told.err) == ("", True)
 
 
 def test_progress_goes_to_stderr_as_plain_lines(

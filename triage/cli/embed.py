@@ -104,9 +104,7 @@ def _declare_work(parser: argparse.ArgumentParser) -> None:
 def embed(arguments: argparse.Namespace) -> int:
     from triage.learning.material.embedding import embed_rows
     from triage.learning.progress import Progress
-    from triage.log import configure_logging
 
-    configure_logging(level="error", form="auto")  # off stdout; what befell a row is told with it
     if arguments.bundle and _asked(arguments):
         raise UsageError("--pooling, --rendering, --size-px and --crops are the bundle's to say")
     table = labels_of(arguments)

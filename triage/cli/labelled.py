@@ -137,8 +137,10 @@ def images_of(
 ) -> "Iterator[Images]":
     """Open where the images are. `use` leaves out images of studies that it does not fit."""
     from triage.learning.material.images import DirectoryImages, WorklistImages
+    from triage.log import configure_logging
     from triage.store import open_store
 
+    configure_logging(level="error", form="auto")  # off stdout; what befell a row is told with it
     if arguments.images != WORKLIST:
         yield DirectoryImages(Path(arguments.images))
         return
