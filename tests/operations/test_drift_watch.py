@@ -14,7 +14,7 @@ from sqlalchemy import delete, event, func, select
 from tests.assurance import requirement
 from tests.operations.looks import Looks
 from triage.config import Config, DatabaseConfig, StoreConfig
-from triage.database import drift_blocks
+from triage.database import drift_blocks, migrating
 from triage.database.connection import Database, open_database
 from triage.database.house import raise_alarm, record_decision
 from triage.database.statements import insert_id
@@ -304,6 +304,17 @@ def test_the_alarm_of_a_bundle_that_serves_no_more_is_closed(site: Site) -> None
     assert site.open_alarms()
     DriftWatch(site.db, replace(site.config, demonstration=False)).run()
     assert site.open_alarms() == []
+
+
+def test_after_an_upgrade_what_was_said_before_it_is_counted(any_site: Site) -> None:
+    site, url = any_site, any_site.config.database.url
+    site.looks.add(120)
+    site.sweep()
+    site.db.dispose()
+    migrating.downgrade(url, to="0002")
+    migrating.upgrade(url)
+    DriftWatch(site.db, site.config).run()
+    assert (len(site.blocks("")), site.waiting()) == (1, {"": 20, "ROOM 1": 20})
 
 
 def test_an_alarm_is_closed_where_nobody_watches_any_more(site: Site) -> None:
