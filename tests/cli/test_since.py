@@ -29,7 +29,9 @@ def test_without_it_there_is_no_limit() -> None:
     assert moment(None, zone="UTC", now=NOW) is None
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "30", "d", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "30", "d", "2026-13-01", "0001-01-01", "9999-12-31"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         since(text)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 SPAN = re.compile(r"(\d{1,5})([hdw])")
+FIRST_YEAR, LAST_YEAR = 1900, 9000
 HOURS = {"h": 1, "d": 24, "w": 168}
 HELP = "a date or time (2026-03-01, 2026-03-01T08:00; of the site) or a span back (12h, 30d, 8w)"
 
@@ -15,9 +16,12 @@ def since(text: str) -> datetime | timedelta:
     if found := SPAN.fullmatch(text.strip().lower()):
         return timedelta(hours=int(found[1]) * HOURS[found[2]])
     try:
-        return datetime.fromisoformat(text.strip())
+        named = datetime.fromisoformat(text.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is neither a date nor a span like 30d") from None
+    if not FIRST_YEAR <= named.year < LAST_YEAR:  # beyond, no time zone can be reckoned with
+        raise argparse.ArgumentTypeError(f"{text} is no date of a study")
+    return named
 
 
 def moment(asked: datetime | timedelta | None, *, zone: str, now: datetime) -> datetime | None:
