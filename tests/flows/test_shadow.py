@@ -61,7 +61,7 @@ def test_a_shadow_is_silent_in_the_daemon_and_its_scores_are_compared_with_those
     compared = json.loads(program.call("replay", "--shadow", "eager", "--json").stdout)
     assert compared["summary"]["newly_flagged"] == len(calm)
     assert {each["would"]["priority"] for each in compared["changes"]} <= {"STAT", "HIGH"}
-    for sums in compared["summary"]["scores"].values():
+    for sums in compared["summary"]["scores"]:
         assert sums["largest_absolute_difference"] < 1e-9  # the same encoder and head
     # A bundle that never ran says the same of the stored embeddings: the daemon has noted what
     # made them.
