@@ -120,8 +120,8 @@ KINDS: dict[str, Kind] = {
     ),
     "no_model_served": Kind(
         weight=Weight.FAILED,
-        message="None of the configured models is served: nothing is flagged, and studies that no"
-        " model looks at wait.",
+        message="No configured model serves: nothing is flagged, and studies that no model looks at"
+        " wait.",
         next_step="Run `triage check`; it tries every bundle with its known answer and says which"
         " is a shadow only.",
     ),
