@@ -119,6 +119,31 @@ def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str])
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_bundle_calibrated_again_counts_up_and_its_version_never_outgrows_a_bundle(
+    here: Path,
+) -> None:
+    versions, bundle = [], str(BUNDLE)
+    for number in range(3):
+        assert judge("calibrate", here, "--out", f"local-{number}", bundle=bundle) == 0
+        bundle = f"local-{number}"
+        versions.append(load_bundle(bundle).identity.version)
+    assert versions[1:] == [f"{versions[0]}.2", f"{versions[0]}.3"]
+
+
+def test_points_without_a_calibration_are_not_called_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reasonable(here, "--method", "none") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Operating points chosen on" in said
+    assert "Calibrated (" not in said
+    assert "leave out --method none" in said
+    report = ("--report", "report", "--rounds", "100", "--json", "--no-thumbnails")
+    assert judge("evaluate", here, *report, bundle="local") == 0
+    found = document(capsys)["evaluation"]["findings"][0]
+    assert found["at_point"]["refusal"] == "its probabilities were not calibrated on local studies"
+
+
 def test_isotonic_is_refused_with_the_number_that_it_needs(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +161,7 @@ def test_isotonic_is_refused_with_the_number_that_it_needs(
         ("--prevalence", "7"),
         ("--prevalence", "0.1", "--method", "none"),
         ("--sensitivity", "1"),
+        ("--model-version", "2/local"),
         ("--only", "sex=F", "--only", "sex=M"),
     ],
 )
@@ -195,6 +221,41 @@ def test_a_report_counts_what_the_gate_turned_away_and_scores_as_the_daemon_does
     assert "Not for clinical use." in page
     assert len(list(Path("report/plots").glob("*.png"))) == 4
     assert json.loads(Path("report/evaluation.json").read_text())["scores"] == said["scores"]
+
+
+def test_a_threshold_is_not_supported_by_scores_of_another_arithmetic(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reasonable(here) == 0
+    manifest = Path("local/bundle.json")
+    elsewhere = manifest.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"')
+    manifest.write_text(elsewhere)
+    report = ("--report", "report", "--rounds", "100", "--json", "--no-thumbnails")
+    capsys.readouterr()
+    assert judge("evaluate", here, *report, bundle="local") == 0
+    said = document(capsys)
+    assert said["scores_made_at"] == "float32 on cpu"
+    refusal = said["evaluation"]["findings"][0]["at_point"]["refusal"]
+    assert "chosen at bfloat16 on cpu, and these scores were made at float32 on cpu" in refusal
+    assert "made at float32 on cpu" in Path("report/report.html").read_text()
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/below"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_embedded(
+    here: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    Path("taken").write_text("a file")
+    assert judge("evaluate", here, "--report", place) == FAILED
+    said = capsys.readouterr().err
+    assert f"no report can be written to {place}" in said
+    assert "--report" in said
+    assert "Embedding" not in said
+
+
+def test_a_seed_that_no_generator_takes_is_a_usage_error(here: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        judge("evaluate", here, "--report", "report", "--seed", "-1")
+    assert ended.value.code == USAGE
 
 
 def test_two_bundles_are_compared_row_by_row(

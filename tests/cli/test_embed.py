@@ -214,6 +214,17 @@ def test_a_command_line_that_cannot_be_meant_is_refused(here: Path, wrong: tuple
     assert not (here / "out").exists()
 
 
+def test_a_bundle_is_no_encoder_and_a_device_that_is_none_is_told_with_its_option(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed(encoder=("--encoder", str(BUNDLE))) == 1
+    assert "holds no encoder. It is a bundle" in capsys.readouterr().err
+    assert embed("--dtype", "float16") == 1
+    assert "Correct --dtype" in capsys.readouterr().err
+    assert embed("--device", "gpu") == 1
+    assert "correct --device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "wrong", [("--rendering", "sepia"), ("--size-px", "4"), ("--crops", "9"), ("--crops", "-1")]
 )

@@ -79,12 +79,18 @@ def test_the_document_holds_the_whole_sum(
         (("--faithfulness",), "needs either"),
         (("--faithfulness", "--phantoms", "3", "--images", "x"), "needs either"),
         (("--faithfulness", "--images", "x"), "go together"),
+        (("--faithfulness", "--phantoms", "3", "--seed", "-1"), "is no seed"),
+        (("--faithfulness", "--images", "x", "--labels", "y", "--split", "tset"), "'tset'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     arguments: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--bundle", BUNDLE, *arguments) == USAGE
+    try:
+        code = run("--bundle", BUNDLE, *arguments)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == USAGE
     assert reason in capsys.readouterr().err
 
 
@@ -102,6 +108,8 @@ def test_a_file_that_is_no_image_is_refused(
 ) -> None:
     path = tmp_path / "note.png"
     path.write_bytes(b"no picture")
+    assert run(path, "--bundle", BUNDLE, "--out", tmp_path / "nowhere" / "map.png") == 1
+    assert "there is no directory" in capsys.readouterr().err
     assert run(path, "--bundle", BUNDLE, "--out", tmp_path / "map.png") == 1
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "map.png").exists()

@@ -83,6 +83,8 @@ REFUSED = {
     "no finding nodule": ["--code", "nodule=1^99X^Nodule"],
     "both --prompt and --absent-prompt": ["--prompt", "disc=a disc"],
     "not 0 or more": ["--rate", "-1"],
+    "is no seed": ["--seed", "-1"],
+    "would fit nobody": ["--minimum-age", "80", "--maximum-age", "2"],
 }
 
 

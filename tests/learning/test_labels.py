@@ -10,7 +10,7 @@ import pytest
 from tests.learning.tables import write_labels
 from triage.learning.material.label_columns import Asked
 from triage.learning.material.label_reading import MAXIMUM_BYTES, read_labels
-from triage.learning.material.labels import STUDY, FindingSource, LabelError, LabelTable
+from triage.learning.material.labels import FILE, STUDY, FindingSource, LabelError, LabelTable
 
 RADIOGRAPHS = Path(
     os.environ.get("TRIAGE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")
@@ -224,12 +224,22 @@ def test_an_error_names_row_and_column(tmp_path: Path, rows: str, said: str) -> 
 def test_a_finding_with_a_strange_cell_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     path = write_labels(tmp_path, "file,effusion", "1,1", "2,1", "3,uncertain")
     assert "row 4, column 'effusion'" in refusal(path)
+    with pytest.raises(LabelError) as refused:
+        read_labels(path)
+    assert "--positive effusion=WORD" in refused.value.hint
+
+
+def test_labels_of_the_other_kind_of_subject_are_told_where_they_belong(tmp_path: Path) -> None:
+    path = write_labels(tmp_path, "study_instance_uid,effusion", "1.2.3,1")
+    with pytest.raises(LabelError) as refused:
+        read_labels(path, Asked(subject_column=FILE))
+    assert refused.value.hint == "Labels of studies go with --images WORKLIST."
 
 
 WRONG_HEADS = {
     "semicolons": ("file;effusion", "separate their columns by semicolons"),
     "tabs": ("file\teffusion", "separate their columns by tabs"),
-    "no subject": ("name,effusion", "have no column file or study_instance_uid"),
+    "no subject": ("name,effusion", "study_instance_uid; they have 'name', 'effusion'"),
     "twice": ("file,effusion,effusion", "columns 2 and 3 of the labels have one name"),
     "no finding": ("file,note", "hold no finding"),
     "odd name": ("file,a/b", "has a name that a bundle cannot hold"),

@@ -2,9 +2,10 @@
 
 import argparse
 import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from triage.cli.judged import (
     add_judging_options,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from triage.learning.material.labels import LabelTable
 
 METHODS = ("platt", "isotonic", "none")
+LOCAL: Final = re.compile(r"(-local-\d{8}(\.\d+)?)+\Z")  # what a version has of calibrations
+ROOM: Final = 40  # characters of a version that stay before it: a bundle holds 64
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -83,6 +86,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise PermanentError(f"{out} is there already", hint="Name a new directory by --out.")
     bundle = open_bundle(arguments.bundle)
+    version = _version(arguments, bundle, now)
     wish = _wish(arguments, bundle)
     table = labels_of(arguments, bundle)
     selection = selected(arguments, bundle, table, usual="val", judging=False)
@@ -93,7 +97,6 @@ def calibrate(arguments: argparse.Namespace) -> int:
     source = _provenance(arguments, table, selection, vectors, now)
     scores = score(without_calibration(bundle), vectors, table, selection.rows)
     found = fit(bundle, scores, wish, source.conditions)
-    version = arguments.model_version or f"{bundle.identity.version}-local-{now:%Y%m%d}"
     made = write_calibrated(bundle, out, found, wish, version=version, source=source, rows=rows)
     if arguments.json:
         print_json(_document(made, out, found, wish, selection))
@@ -143,6 +146,26 @@ def _provenance(
     )
 
 
+def _version(arguments: argparse.Namespace, bundle: "Bundle", now: datetime) -> str:
+    """What was said, else the old one with the day; an earlier calibration's day gives way."""
+    from triage.inference.bundle_fields import NAME
+
+    said: str | None = arguments.model_version
+    if said is not None:
+        if not NAME.fullmatch(said):
+            raise UsageError(
+                f"a bundle cannot hold the version {said[:64]!r}",
+                hint="Up to 64 letters, digits, spaces, dots, hyphens and underscores.",
+            )
+        return said
+    old = bundle.identity.version
+    plain = f"{LOCAL.sub('', old)[:ROOM]}-local-{now:%Y%m%d}"
+    if old != plain and not old.startswith(f"{plain}."):
+        return plain
+    number = old.removeprefix(plain).removeprefix(".")
+    return f"{plain}.{int(number or 1) + 1}"
+
+
 def _beside(bundle: Path, now: datetime) -> Path:
     directory = bundle.resolve()
     return directory.with_name(f"{directory.name}-local-{now:%Y%m%d}")
@@ -179,8 +202,9 @@ def _document(
 def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", source: "Provenance") -> None:
     at = source.conditions
     print(clean(f"Made {out}: {made.identity.name} {made.identity.version}."))
+    done = "Operating points chosen" if wish.method == "none" else f"Calibrated ({wish.method})"
     print(
-        f"Calibrated ({found.calibration.kind}) on {found.images} images of {found.patients}"
+        f"{done} on {found.images} images of {found.patients}"
         f" patients ({source.rows}) at {at.dtype} on {at.device_class}; {found.gated} turned away"
         f" by the gate, {found.failed} failed."
     )
@@ -196,7 +220,7 @@ def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", source: "Proven
     print(render(columns, [_row(each, wish) for each in found.findings], screen()))
     notes = [*source.warnings]
     notes += [f"{each.name}: {words}." for each in found.findings for words in each.warnings]
-    notes += _why_not_local(found, source)
+    notes += _why_not_local(found, wish, source)
     for words in notes:
         print(clean(f"Warning: {words}"))
     if found.local:
@@ -204,7 +228,7 @@ def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", source: "Proven
     print(clean(f"Next: `triage evaluate {out} ...` on other patients than these."))
 
 
-def _why_not_local(found: "Fit", source: "Provenance") -> list[str]:
+def _why_not_local(found: "Fit", wish: "Wish", source: "Provenance") -> list[str]:
     """What keeps the daemon from serving the bundle as more than a shadow, and the way out."""
     if found.local:
         return []
@@ -220,6 +244,8 @@ def _why_not_local(found: "Fit", source: "Provenance") -> list[str]:
             f" {', '.join(missing)}."
         )
         way = "Calibrate these too, from the bundle made now; labels may lie in several files."
+        if wish.method == "none":
+            way = "To fit the probabilities too, leave out --method none."
     return [f"{why} The daemon serves the bundle as a shadow only. {way}"]
 
 

@@ -20,7 +20,7 @@ from triage.cli.judged import (
     with_copies,
 )
 from triage.cli.labelled import images_of, labels_of
-from triage.cli.verbs import DONE, Verbs, add_verb, long_work, print_json, whole_number
+from triage.cli.verbs import DONE, Verbs, add_verb, long_work, print_json, seed, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         help="of the bootstrap behind the intervals (default: 1000)",
     )
     parser.add_argument(
-        "--seed", type=whole_number, default=20240229, help="of the bootstrap (default: 20240229)"
+        "--seed", type=seed, default=20240229, help="of the bootstrap (default: 20240229)"
     )
 
 
@@ -93,11 +93,12 @@ class _Task:
     selection: "Selection"
     prevalences: "dict[str, Prevalence]"
     draws: "Draws"
+    made: tuple[str, str] = ("", "")  # dtype and device class of the scores
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     require_extra("matplotlib")
-    from triage.learning.judging.report_files import document_of, write_report
+    from triage.learning.judging.report_files import document_of, make_place, write_report
     from triage.learning.judging.statistics import Draws
 
     bundle = open_bundle(arguments.bundle)
@@ -112,6 +113,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         prevalences=_prevalences(arguments, bundle),
         draws=Draws(rounds=arguments.rounds, seed=arguments.seed),
     )
+    make_place(arguments.report)  # what cannot be written must not be found out after hours
     with images_of(arguments, use=bundle.intended_use) as images:
         task, scored, second = _scored(task, images)
         long_work("Drawing the intervals.")
@@ -140,13 +142,15 @@ def _prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> "dict[str, 
 
 def _scored(task: _Task, images: "Images") -> "tuple[_Task, Scored, Scored | None]":
     """The task with what is wrong with its rows, and the scores of both bundles."""
+    from triage.inference.bundle import hardware_of
     from triage.learning.judging.bundle_words import same_vectors
     from triage.learning.judging.scoring import score
 
     arguments, table, chosen = task.arguments, task.table, task.selection.rows
     rows = [table.rows[row] for row in chosen]
     vectors = embedded(arguments, task.bundle, rows, images, arguments.embeddings)
-    task = replace(task, selection=with_copies(task.selection, rows, vectors))
+    selection = with_copies(task.selection, rows, vectors)
+    task = replace(task, selection=selection, made=hardware_of(vectors.scope))
     scored = score(task.bundle, vectors, table, chosen)
     if task.other is None:
         return task, scored, None
@@ -170,7 +174,7 @@ def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
     judged = measure(
         scored,
         points_of(bundle),
-        refusals=refusals_of(bundle),
+        refusals=refusals_of(bundle, task.made),
         prevalences=task.prevalences,
         draws=task.draws,
     )
@@ -183,6 +187,7 @@ def _report(task: _Task, scored: "Scored", images: "Images") -> "Report":
         labels=task.arguments.labels.name,
         labels_digest=table.digest,
         selection=task.selection.words,
+        scores=" on ".join(task.made),
         notes=(*task.selection.warnings, *unlabelled(bundle, scored.findings, table.findings)),
         plots=drawn(scored, judged),
         examples=examples,

@@ -21,6 +21,7 @@ from triage.cli.verbs import (
     add_verb,
     long_work,
     print_json,
+    seed,
     whole_number,
 )
 from triage.errors import PermanentError, TriageError
@@ -82,14 +83,16 @@ def _declare_faithfulness(parser: argparse.ArgumentParser) -> None:
     )
     test.add_argument("--labels", type=Path, metavar="CSV", help="which finding is where")
     add_word_options(test)
-    test.add_argument("--split", default="", help="only rows of this split: train, val or test")
+    test.add_argument(
+        "--split", choices=("train", "val", "test"), default="", help="only rows of this split"
+    )
     test.add_argument(
         "--limit",
         type=_count,
         default=CASES,
         help=f"most positives that are measured (default: {CASES})",
     )
-    test.add_argument("--seed", type=whole_number, default=1, help="of all that is drawn")
+    test.add_argument("--seed", type=seed, default=1, help="of all that is drawn")
     parser.set_defaults(findings=None, strata=())
 
 
@@ -164,6 +167,10 @@ def _draw(arguments: argparse.Namespace) -> int:
     require_drawing()
     if not arguments.image.is_file():
         raise PermanentError(f"there is no file {arguments.image}", hint="Name one image.")
+    if not arguments.out.parent.is_dir():
+        raise PermanentError(
+            f"there is no directory {arguments.out.parent}", hint="Make it, or correct --out."
+        )
     bundle, encoder = _opened(arguments)
     method = _method(arguments, bundle)
     views = views_of(arguments.image, bundle.view_spec)

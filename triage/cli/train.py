@@ -24,6 +24,7 @@ from triage.cli.verbs import (
     named_value,
     positive,
     print_json,
+    seed,
     whole_number,
 )
 from triage.learning.methods import METHODS
@@ -125,7 +126,7 @@ def _declare_rendering(parser: argparse.ArgumentParser) -> None:
 
 def _declare_choices(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--seed", type=whole_number, help="of splits and training (default: 1)")
+    group.add_argument("--seed", type=seed, help="of splits and training (default: 1)")
     group.add_argument(
         "--shares",
         type=_numbers,
@@ -304,13 +305,16 @@ def _findings(arguments: argparse.Namespace, table: "LabelTable") -> "dict[str, 
 def _intended_use(arguments: argparse.Namespace) -> "IntendedUse":
     from triage.rules.eligibility import IntendedUse
 
+    low, high = arguments.minimum_age, arguments.maximum_age
+    if low is not None and high is not None and low > high:
+        raise UsageError("--minimum-age is above --maximum-age: the bundle would fit nobody")
     return IntendedUse(
         modalities=arguments.modalities,
         body_parts=arguments.body_parts,
         view_positions=arguments.view_positions,
         lateralities=arguments.lateralities,
-        minimum_age_y=arguments.minimum_age,
-        maximum_age_y=arguments.maximum_age,
+        minimum_age_y=low,
+        maximum_age_y=high,
     )
 
 

@@ -80,6 +80,14 @@ def positive(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """Read a seed of the command line: a number that every generator takes."""
+    number = whole_number(text)
+    if not 0 <= number < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is no seed: 0 or more, below 2^32")
+    return number
+
+
 def named_value(text: str) -> tuple[str, str]:
     """Read NAME=VALUE of the command line, both without spaces around them."""
     name, mark, value = text.partition("=")

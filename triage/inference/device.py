@@ -17,6 +17,7 @@ from triage.errors import ConfigError, DeviceFault, DeviceOutOfMemory, Inference
 T = TypeVar("T")
 CPU_OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate memory|bad_alloc", re.IGNORECASE)
 CUDA_FAULT = re.compile(r"\bCUDA\b|\bcu(?:BLAS|DNN)", re.IGNORECASE)
+DEVICE = "It is auto, cpu, cuda or cuda:N: correct --device, or devices in [[models]]."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,13 +28,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is not known") from error
+        raise ConfigError(f"device {name!r} is not known", hint=DEVICE) from error
     if device.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"device {name!r} is neither cpu nor cuda")
+        raise ConfigError(f"device {name!r} is neither cpu nor cuda", hint=DEVICE)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name!r} does not exist: torch sees {torch.cuda.device_count()} GPUs",
-            hint="Correct devices in [[models]], or install the CUDA build of torch.",
+            hint="Correct --device, or devices in [[models]], or install the CUDA build of torch.",
         )
     return device
 
@@ -43,7 +44,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise ConfigError(f"[inference] dtype {name!r} is not auto, {' or '.join(DTYPES)}")
+        raise ConfigError(
+            f"dtype {name!r} is not auto, {' or '.join(DTYPES)}",
+            hint="Correct --dtype, or [inference] dtype in triage.toml.",
+        )
     return DTYPES[name]
 
 

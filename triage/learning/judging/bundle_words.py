@@ -15,18 +15,26 @@ def points_of(bundle: "Bundle") -> dict[str, float]:
     return {spec.name: spec.operating_point for spec in bundle.manifest.findings}
 
 
-def refusals_of(bundle: "Bundle") -> dict[str, str]:
+def refusals_of(bundle: "Bundle", made: tuple[str, str]) -> dict[str, str]:
     """Why no sensitivity stands behind an operating point, by finding; supported ones are absent.
 
-    Of a finding that was not calibrated on local studies no point is supported.
+    `made` is (dtype, device class) of the scores: as in the daemon, a point holds for its own.
+
+    Of a finding that was not calibrated on local studies no point is supported, wherever it was
+    chosen: its probabilities may not mean the same there.
     """
     record = bundle.manifest.calibration
     said = {}
     for name in (spec.name for spec in bundle.manifest.findings):
         if record is None or not record.is_local(name):
-            said[name] = "it was chosen on other studies than local ones"
+            said[name] = "its probabilities were not calibrated on local studies"
         elif record.target_sensitivity is None:
             said[name] = "the bundle records no sensitivity it was chosen for"
+        elif (record.dtype, record.device_class) != made:
+            said[name] = (
+                f"it was chosen {record.where}, and these scores were made at {' on '.join(made)};"
+                f" evaluate with --dtype and --device of the machine that serves"
+            )
     return said | (dict(record.refusals) if record else {})
 
 

@@ -77,6 +77,7 @@ class Report:
     labels: str  # name of the file
     labels_digest: str
     selection: str  # which rows, in words
+    scores: str = ""  # dtype and device class that made them, in words
     notes: Sequence[str] = ()  # what a reader must know before any figure
     plots: Mapping[str, Mapping[str, tuple[bytes, bytes]]] = field(default_factory=dict)
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
@@ -240,6 +241,7 @@ def _closing(report: Report) -> Html:
         ("Calibration", text(model.calibration)),
         ("Labels", joined([text(report.labels), _mono(report.labels_digest)], " ")),
         ("Rows", text(report.selection)),
+        ("Scores", text(f"made at {report.scores}" if report.scores else "not recorded")),
         (
             "Intervals",
             text(

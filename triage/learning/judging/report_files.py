@@ -6,6 +6,7 @@ owner alone, because thumbnails are patient data.
 
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from triage.errors import PermanentError
 from triage.learning.judging.evaluation import SCHEMA_VERSION, Evaluation, as_json
 from triage.learning.judging.plots import DARK, LIGHT, plots_of
 from triage.learning.judging.report import Report, page
@@ -53,6 +55,7 @@ def document_of(report: Report, scored: Scored) -> dict[str, Any]:
         "made_at": report.made_at.isoformat().replace("+00:00", "Z"),
         "labels": {"file": report.labels, "sha256": report.labels_digest},
         "rows": report.selection,
+        "scores_made_at": report.scores,
         "notes": list(report.notes),
         "evaluation": as_json(report.evaluation),
         "against": as_json(report.against),
@@ -73,12 +76,25 @@ def document_of(report: Report, scored: Scored) -> dict[str, Any]:
     }
 
 
+def make_place(directory: Path) -> None:
+    """Make the directory of a report. Raises PermanentError where no report can stand there."""
+    try:
+        if not directory.exists():
+            directory.mkdir(parents=True, mode=0o700)
+        (directory / PLOTS).mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise PermanentError(
+            f"no report can be written to {directory}: {error.strerror}",
+            hint="Name a directory of your own by --report.",
+        ) from error
+
+
 def write_report(report: Report, scored: Scored, directory: Path) -> Path:
     """Write all files, over those of an earlier report; return the path of the page."""
+    make_place(directory)
     plots = directory / PLOTS
-    if not directory.exists():
-        directory.mkdir(parents=True, mode=0o700)
-    plots.mkdir(exist_ok=True)
     for finding, pictures in report.plots.items():
         for name, (light, _) in pictures.items():
             (plots / f"{_plain(finding)}-{name}.png").write_bytes(light)

@@ -243,7 +243,10 @@ def _make(directory: Path) -> None:
             )
         (directory / SHARDS).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise PermanentError(f"{directory} cannot be used: {error.strerror}") from error
+        raise PermanentError(
+            f"{directory} cannot be used: {error.strerror}",
+            hint="Name a directory of your own.",
+        ) from error
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -3,12 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from triage.errors import BundleError
+from triage.errors import BundleError, PermanentError
 from triage.inference.bundle import digest_of_file, encoder_files
 from triage.inference.bundle_fields import ARCHITECTURES, EncoderReference, Features
+from triage.inference.bundle_parts import MANIFEST
 from triage.inference.encoder import HEADED
 from triage.inference.weights import read_json
 from triage.learning.material.lens import POOLINGS
+
+
+def require_encoder(directory: Path) -> None:
+    """Raise PermanentError where `directory` is none of an encoder."""
+    if (directory / "config.json").is_file():
+        return
+    hint = "Weights are never fetched: name the directory with their config.json."
+    if (directory / MANIFEST).is_file():
+        hint = "It is a bundle: its encoder's directory is needed here, or --bundle of `embed`."
+    raise PermanentError(f"{directory} holds no encoder", hint=hint)
 
 
 def architecture_of(directory: Path) -> str:

@@ -33,6 +33,7 @@ LISTED: Final = 8  # names or words that a message holds
 CUT: Final = 32  # characters of each
 Records = Sequence[tuple[int, Sequence[str]]]  # (row of the file, cells), without empty rows
 _TRUTH: Final = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "": math.nan}
+_SUBJECTS: Final = {FILE: "image files", STUDY: "studies"}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")  # of a finding, as in a bundle
 
 
@@ -92,7 +93,10 @@ def columns_of(names: Sequence[str], records: Records, asked: Asked) -> Columns:
     wanted = (asked.subject_column,) if asked.subject_column else (FILE, STUDY)
     subject = next((name for name in wanted if key_of(name) in places), None)
     if subject is None:
-        raise LabelError(f"the labels have no column {' or '.join(wanted)}")
+        raise LabelError(
+            f"the labels have no column {' or '.join(wanted)}; they have {_listed(names)}",
+            hint=_other_subject(places) or f"Rename the one that names the {_SUBJECTS[wanted[0]]}.",
+        )
     strata = {name: places[key_of(name)] for name in STRATA if key_of(name) in places}
     strata |= {name: _named(places, name, "a stratum") for name in asked.strata}
     findings = (
@@ -108,6 +112,13 @@ def columns_of(names: Sequence[str], records: Records, asked: Asked) -> Columns:
         strata=strata,
         findings=findings,
     )
+
+
+def _other_subject(places: Mapping[str, int]) -> str:
+    """What to do where the labels name the other kind of subject."""
+    if key_of(STUDY) in places:
+        return "Labels of studies go with --images WORKLIST."
+    return "Labels of files go with --images DIR." if key_of(FILE) in places else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -141,7 +141,8 @@ def _check_record(cells: Sequence[str], names: Sequence[str], line: int) -> None
     if len(cells) != len(names):
         raise LabelError(
             f"row {line} of the labels has {len(cells)} cells under {len(names)} column names",
-            hint="A comma within a cell needs quotes around the cell.",
+            hint="A comma within a cell needs quotes around the cell; a blank cell still needs its"
+            " comma; row 1 holds the names of the columns and nothing else.",
         )
     for name, cell in zip(names, cells, strict=True):
         if len(cell) > MAXIMUM_CELL:
@@ -203,7 +204,13 @@ def _truth(cells: Sequence[str], line: int, finding: FindingColumn) -> float:
         return said
     source = finding.source
     if source.positive == "1":
-        raise _wrong(line, source.column, "is neither 1, 0 nor blank")
+        raise _wrong(
+            line,
+            source.column,
+            "is neither 1, 0 nor blank",
+            hint="Leave blank what is not known or uncertain; where the column holds words, say"
+            f" which one is the finding by --positive {source.column}=WORD.",
+        )
     raise _wrong(
         line,
         source.column,

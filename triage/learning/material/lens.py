@@ -85,10 +85,12 @@ def lens_of_encoder(
     """Load an encoder directory as `triage train --encoder` would take it.
 
     `size_px` defaults to the size that the encoder was trained at; `pooling` is one of POOLINGS.
-    Raises BundleError, ConfigError, or PermanentError for a rendering that no bundle could name.
+    Raises BundleError, ConfigError, or PermanentError for what is no encoder and for a rendering
+    that no bundle could name.
     """
-    from triage.learning.material.encoders import pooled, trained_px
+    from triage.learning.material.encoders import pooled, require_encoder, trained_px
 
+    require_encoder(directory)
     spec = ViewSpec(rendering=rendering, size_px=size_px or trained_px(directory))
     return lens_of_encoders(
         (directory,),

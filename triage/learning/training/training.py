@@ -21,7 +21,7 @@ from triage.inference.bundle_fields import NAME, RENDERINGS
 from triage.inference.bundle_making import Fitted, init_bundle
 from triage.inference.bundle_parts import MANIFEST
 from triage.inference.patients import Patients
-from triage.learning.material.encoders import reference_of, trained_px
+from triage.learning.material.encoders import reference_of, require_encoder, trained_px
 from triage.learning.material.images import Images, images_at
 from triage.learning.material.labels import FILE, LabelRow, LabelTable
 from triage.learning.material.same_pixels import Same, joined, same_drawn
@@ -147,7 +147,8 @@ def _check(plan: Plan) -> None:
         if not NAME.fullmatch(name):
             raise PermanentError(
                 f"a bundle cannot hold the name {name[:64]!r}",
-                hint="Up to 64 letters, digits, spaces, dots, hyphens and underscores: --name.",
+                hint="Up to 64 letters, digits, spaces, dots, hyphens and underscores: --name and"
+                " --model-version.",
             )
     if plan.rendering not in RENDERINGS:
         raise PermanentError(
@@ -160,11 +161,7 @@ def _check(plan: Plan) -> None:
             hint=f"They have {', '.join(plan.table.findings)}.",
         )
     for directory in plan.encoders:
-        if not (directory / "config.json").is_file():
-            raise PermanentError(
-                f"{directory} holds no encoder",
-                hint="Weights are never fetched: name the directory with their config.json.",
-            )
+        require_encoder(directory)
 
 
 def _same_pixels(plan: Plan, view: ViewSpec) -> Same:
