@@ -287,10 +287,10 @@ def test_a_report_without_thumbnails_holds_no_image_of_a_patient(here: Path) -> 
 
 
 def test_rows_can_be_chosen_by_a_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--report", "report", "--rounds", "100", "--only", "sex=M", "--json")
+    more = ("--report", "report", "--rounds", "100", "--only", "Sex=M", "--json")
     assert judge("evaluate", here, *more) == 0
     said = document(capsys)
-    assert said["rows"] == "split test, sex = M"
+    assert said["rows"] == "split test, Sex = M"
     assert said["evaluation"]["subjects"] == EACH
 
 
@@ -311,3 +311,14 @@ def test_a_directory_that_is_no_bundle_is_a_plain_sentence(
     more = ("--report", "report") if verb == "evaluate" else ()
     assert judge(verb, here, *more, bundle="nowhere") == FAILED
     assert "there is no directory nowhere" in capsys.readouterr().err
+    assert judge(verb, here, *more, bundle=BUNDLE / "encoder") == FAILED
+    assert "encoder holds no bundle. Name the directory of a bundle" in capsys.readouterr().err
+
+
+def test_labels_of_another_finding_are_refused_before_anything_is_embedded(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge("calibrate", here, "--positive", "sex=F", "--out", "local") == FAILED
+    said = capsys.readouterr().err
+    assert "share no finding" in said
+    assert "Embedding" not in said

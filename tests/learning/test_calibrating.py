@@ -368,6 +368,9 @@ def test_calibrating_again_replaces_the_section_of_the_card(pocket: Bundle, tmp_
     made, _ = written(pocket, tmp_path / "one", Wish())
     twice, _ = written(made, tmp_path / "two", Wish())
     assert twice.card.count("## Calibration on local studies") == 1
+    assert twice.card.startswith(f"# {twice.identity.name} {twice.identity.version}\n")
+    assert twice.card.count("The last section says which calibration") == 1
+    assert pocket.card.partition("\n")[2].strip() in twice.card  # nothing of it is lost
 
 
 def test_findings_calibrated_one_after_the_other_make_the_bundle_local(

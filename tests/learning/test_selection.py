@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.bundle_fields import CalibrationRecord
+from triage.inference.classifier import bank_of
 from triage.inference.patients import new_patients, with_seen
-from triage.learning.judging.selection import select
+from triage.learning.judging.selection import copies_of_training, select, with_copies
+from triage.learning.material.embedding_set import EmbeddingSet
 from triage.learning.material.labels import LabelError, LabelRow, LabelTable
 from triage.learning.material.splits import names_to_keep
 from triage.pocket import BUNDLE
@@ -74,6 +77,34 @@ def test_a_bundle_without_a_record_says_that_it_cannot_tell(pocket: Bundle) -> N
     local = replace(pocket, manifest=replace(pocket.manifest, calibration=record))
     said = select(local, table("test"), split=None, usual="test").warnings[0]
     assert "fitted and calibrated on" in said
+
+
+def test_an_image_of_the_training_is_known_again_under_any_name(pocket: Bundle) -> None:
+    rows = table("test", "test", "test", "train")
+    drawn = np.random.default_rng(1).normal(size=(8, pocket.width or 0)).astype(np.float32)
+    assert pocket.head is not None
+    fitted = replace(pocket, bank=bank_of(pocket.head, drawn[4:]))
+    vectors = EmbeddingSet(
+        subjects=tuple(row.subject for row in rows.rows),
+        vectors=(drawn[:2], drawn[[2, 5]], drawn[[3, 6]], drawn[7:]),
+        parts=((2,), (2,), (1, 1), (1,)),  # the second shares a slice, the third has a film of it
+        keys=(("a", "b"), ("c", "d"), ("e", "f"), ("g",)),
+        scope="",
+    )
+    assert copies_of_training(fitted, rows.rows, vectors) == (4,)  # row 5 says that it is one
+    rows = table("test", "test", "test", "")
+    assert copies_of_training(fitted, rows.rows, vectors) == (4, 5)
+    chosen = select(fitted, rows, split="test", usual="test")
+    told = with_copies(chosen, fitted, (4,))
+    assert told.training_rows == chosen.training_rows + 1  # a fit on it is no local calibration
+    assert "1 of these 3 rows have the embedding of an image that the bundle" in told.warnings[-1]
+    assert "(rows 4 of the labels). It keeps 4 of its images" in told.warnings[-1]
+    assert with_copies(chosen, fitted, ()) == chosen
+    named = trained(fitted, rows, splits={"train": [3]})  # by its name it is told already
+    assert copies_of_training(named, rows.rows, vectors) == (4,)
+    assert not copies_of_training(fitted, rows.rows[:2], vectors)
+    untaught = replace(fitted, manifest=replace(pocket.manifest, training={"method": "zero-shot"}))
+    assert not copies_of_training(untaught, rows.rows, vectors)
 
 
 @pytest.mark.parametrize("findings", [("effusion",), ("nodule", "effusion")])

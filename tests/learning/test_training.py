@@ -242,6 +242,12 @@ def test_nothing_is_left_where_a_training_fails(folder: Path, tmp_path: Path) ->
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_images_that_are_not_there_are_no_want_of_labels(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"row 2, column 'file' of the labels \(and \d+ more rows"):
+        train(plan(folder, tmp_path / "bundle", images=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bundle_is_never_overwritten(bundle: Bundle, folder: Path) -> None:
     with pytest.raises(PermanentError, match="there already"):
         train(plan(folder, bundle.directory))

@@ -93,7 +93,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     rows = [table.rows[row] for row in selection.rows]
     with images_of(arguments, use=bundle.intended_use) as images:
         vectors = embedded(arguments, bundle, rows, images, arguments.embeddings)
-    selection = with_copies(selection, rows, vectors)
+    selection = with_copies(selection, bundle, rows, vectors)
     source = _provenance(arguments, table, selection, vectors, now)
     scores = score(without_calibration(bundle), vectors, table, selection.rows)
     found = fit(bundle, scores, wish, source.conditions)
@@ -236,7 +236,7 @@ def _why_not_local(found: "Fit", wish: "Wish", source: "Provenance") -> list[str
     rows = at.training_rows
     if rows and any(each.fitted for each in found.findings):
         why = f"The bundle was fitted on {rows} of these rows, so this is no local calibration."
-        way = "Calibrate without --split train or all."
+        way = "Calibrate on other images: without --split train or all, and without copies."
     else:
         missing = [each.name for each in found.findings if each.name not in found.local_findings]
         why = (

@@ -149,7 +149,7 @@ def _scored(task: _Task, images: "Images") -> "tuple[_Task, Scored, Scored | Non
     arguments, table, chosen = task.arguments, task.table, task.selection.rows
     rows = [table.rows[row] for row in chosen]
     vectors = embedded(arguments, task.bundle, rows, images, arguments.embeddings)
-    selection = with_copies(task.selection, rows, vectors)
+    selection = with_copies(task.selection, task.bundle, rows, vectors)
     task = replace(task, selection=selection, made=hardware_of(vectors.scope))
     scored = score(task.bundle, vectors, table, chosen)
     if task.other is None:

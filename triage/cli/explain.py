@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triage.cli.judged import require_bundle
 from triage.cli.labelled import add_word_options
 from triage.cli.text import clean
 from triage.cli.verbs import (
@@ -128,11 +129,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _opened(arguments: argparse.Namespace) -> "tuple[Bundle, Encoder]":
-    if not arguments.bundle.is_dir():
-        raise PermanentError(
-            f"there is no directory {arguments.bundle}",
-            hint="Name the directory of a bundle, the one with its bundle.json.",
-        )
+    require_bundle(arguments.bundle)
     from triage.inference.bundle import load_bundle
     from triage.inference.encoder import load_encoder
 

@@ -69,17 +69,25 @@ def require_extra(*modules: str) -> None:
             )
 
 
+def require_bundle(directory: Path) -> None:
+    """Raise PermanentError where `directory` is none of a bundle."""
+    from triage.inference.bundle_parts import MANIFEST
+
+    if not (directory / MANIFEST).is_file():
+        there = directory.is_dir()
+        raise PermanentError(
+            f"{directory} holds no bundle" if there else f"there is no directory {directory}",
+            hint=f"Name the directory of a bundle, the one with its {MANIFEST}.",
+        )
+
+
 def open_bundle(directory: Path) -> "Bundle":
     """Load a bundle with a head, all files checked."""
     # Threads of torch that spin would starve the decoders; read before torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from triage.inference.bundle import load_bundle
 
-    if not directory.is_dir():
-        raise PermanentError(
-            f"there is no directory {directory}",
-            hint="Name the directory of a bundle, the one with its bundle.json.",
-        )
+    require_bundle(directory)
     long_work("Loading the bundle and its encoder; a large one takes minutes.")
     bundle = load_bundle(directory)
     if bundle.head is None:
@@ -99,9 +107,12 @@ def selected(
     judging: bool = True,
     against: "Bundle | None" = None,
 ) -> "Selection":
-    """The rows that the options choose; `select` tells of the rest."""
+    """The rows that the options choose, of labels that fit; `select` tells of the rest."""
+    from triage.learning.judging.scoring import require_shared
     from triage.learning.judging.selection import select
 
+    for each in filter(None, (bundle, against)):
+        require_shared(each, table)
     only = dict(arguments.only)
     if len(only) != len(arguments.only):
         raise UsageError("--only names one column twice")
@@ -139,13 +150,16 @@ def embedded(
 
 
 def with_copies(
-    selection: "Selection", rows: "Sequence[LabelRow]", vectors: "EmbeddingSet"
+    selection: "Selection", bundle: "Bundle", rows: "Sequence[LabelRow]", vectors: "EmbeddingSet"
 ) -> "Selection":
-    """Add the warning that rows hold the same pixels under two patients, where some do."""
+    """Add the warnings that rows hold the same pixels under two patients, or as the training."""
+    from triage.learning.judging import selection as chosen
     from triage.learning.material.same_pixels import same_embedded, words
 
-    copies = words(same_embedded(rows, vectors))
-    return replace(selection, warnings=(*selection.warnings, copies)) if copies else selection
+    copies = chosen.copies_of_training(bundle, rows, vectors)
+    selection = chosen.with_copies(selection, bundle, copies)
+    said = words(same_embedded(rows, vectors))
+    return replace(selection, warnings=(*selection.warnings, said)) if said else selection
 
 
 @contextmanager

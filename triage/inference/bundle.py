@@ -180,7 +180,10 @@ def encoder_files(directory: Path) -> dict[str, Path]:
     Pickled weights (.bin, .pt, ...) and folders are passed over: they are never opened.
     """
     if not directory.is_dir():
-        raise BundleError(f"the encoder directory {directory} does not exist")
+        raise BundleError(
+            f"the encoder directory {directory} does not exist",
+            hint="Mount or copy the encoder to this path, or name the one that is there.",
+        )
     found = {
         path.name: path
         for path in sorted(directory.iterdir())

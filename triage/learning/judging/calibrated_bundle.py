@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from triage.learning.material.labels import LabelRow
 
 HEADING: Final = "## Calibration on local studies"
+SINCE: Final = """\
+**Calibrated since.** The last section says which calibration and operating points hold now. All
+before it was written when the bundle was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def write_calibrated(
         ),
         patients=with_seen(bundle.patients or new_patients({}), CALIBRATION, names),
         figures={**bundle.manifest.figures, "calibration": details},
-        card=_card(bundle, fit, wish, source),
+        card=_card(bundle, fit, wish, source, version=version),
     )
 
 
@@ -107,8 +110,10 @@ def _record(bundle: "Bundle", fit: Fit, wish: Wish, source: Provenance) -> "Cali
     )
 
 
-def _card(bundle: "Bundle", fit: Fit, wish: Wish, source: Provenance) -> str:
+def _card(bundle: "Bundle", fit: Fit, wish: Wish, source: Provenance, *, version: str) -> str:
     """The old card with a section on this calibration in place of an earlier one's."""
+    title = f"# {bundle.identity.name} {bundle.identity.version}\n"
+    before = bundle.card.split(HEADING)[0].removeprefix(title).replace(SINCE, "").strip()
     where = f", {' '.join(source.site.split())}" if source.site else ""
     at = source.conditions
     made = f", at {at.dtype} on {at.device_class}" if at.dtype else ""
@@ -125,4 +130,5 @@ def _card(bundle: "Bundle", fit: Fit, wish: Wish, source: Provenance) -> str:
         earlier = "" if each.images else " by an earlier calibration"
         state = each.refusal or f"supported{earlier}"
         lines.append(f"- {each.name}: flagged from {each.threshold:.4f}; {state}.")
-    return bundle.card.split(HEADING)[0].rstrip() + "\n\n" + "\n".join(lines) + "\n"
+    title = f"# {bundle.identity.name} {version}"
+    return "\n\n".join((title, SINCE, before, "\n".join(lines))) + "\n"

@@ -73,14 +73,7 @@ def score(
     The findings are those that both know, in the bundle's order, compared without regard to case.
     Raises PermanentError where they share none or the bundle has no head.
     """
-    columns = shared_findings(bundle, table)
-    if bundle.head is None or not columns:
-        raise PermanentError(
-            f"the bundle and the table of labels share no finding: the bundle has"
-            f" {_listed([spec.name for spec in bundle.manifest.findings])}, the table"
-            f" {_listed(table.findings)}",
-            hint="Name the columns after the findings of `triage bundle show BUNDLE`.",
-        )
+    columns = require_shared(bundle, table)
     chosen = [table.rows[row] for row in (range(len(table.rows)) if rows is None else rows)]
     judged = _judge(bundle, embeddings, chosen)
     use = [number for number, _ in columns.values()]
@@ -98,6 +91,20 @@ def score(
         reasons=tuple(each.reason for each in judged),
         strata=tuple(row.strata for row in chosen),
     )
+
+
+def require_shared(bundle: "Bundle", table: "LabelTable") -> dict[str, tuple[int, int]]:
+    """Return `shared_findings`; raises PermanentError where there is none."""
+    columns = shared_findings(bundle, table)
+    if bundle.head is None or not columns:
+        raise PermanentError(
+            f"the bundle and the table of labels share no finding: the bundle has"
+            f" {_listed([spec.name for spec in bundle.manifest.findings])}, the table"
+            f" {_listed(table.findings)}",
+            hint="Name the columns after the findings of `triage bundle show BUNDLE`; a finding"
+            " made by --positive COLUMN=WORD has the name of its word.",
+        )
+    return columns
 
 
 def shared_findings(bundle: "Bundle", table: "LabelTable") -> dict[str, tuple[int, int]]:

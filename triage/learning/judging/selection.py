@@ -7,22 +7,29 @@ that states no split is in the one that the training has put its patient in.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triage.learning.material.labels import SPLITS, LabelError, LabelTable
+from triage.learning.material.label_columns import key_of
+from triage.learning.material.labels import SPLITS, LabelError, LabelRow, LabelTable
 from triage.learning.material.same_pixels import recorded
 from triage.learning.material.splits import names_to_ask
+from triage.learning.methods import METHODS
 
 if TYPE_CHECKING:
     from triage.inference.bundle import Bundle
+    from triage.learning.material.embedding_set import EmbeddingSet
 
 ALL: Final = "all"
 TRAIN: Final = "train"
 CALIBRATION: Final = "calibration"
+# Cosine distance below which two embeddings are of one image: a bank is rounded to half precision.
+# Of other radiographs the nearest lies ten times as far.
+SAME: Final = 1e-3
+LISTED: Final = 10  # rows that a sentence names
 Mask = NDArray[np.bool_]
 SEEN: Final[Mapping[str, str]] = {
     TRAIN: "whom the bundle was fitted on: figures on them are much too good",
@@ -58,7 +65,7 @@ def select(
     matter whom an earlier calibration has seen; `against` is a second bundle that is judged on the
     same rows. Raises LabelError where nothing is left.
     """
-    seen = seen_of(bundle, table)
+    seen = seen_of(bundle, table.rows)
     places = _places(table, seen)
     stated = any(row.split for row in table.rows)
     wanted = {split or usual} if split or stated else {usual, ""}
@@ -69,13 +76,15 @@ def select(
     if not rows:
         raise LabelError(
             f"the labels have no row of {words}",
-            hint="Fill the column split, or choose by --split train, val, test or all.",
+            hint="Fill the column split, or choose by --split train, val, test or all."
+            if kept
+            else "--only compares with a cell as it stands: correct COLUMN=VALUE.",
         )
     said = _left_out(table, places, kept, wanted)
     said += [*_seen(seen, table, rows, judging=judging), *_copies(bundle, table, places, rows)]
     said += _unknown(bundle, seen, judging=judging)
     if against is not None:
-        other = seen_of(against, table)
+        other = seen_of(against, table.rows)
         second = [*_seen(other, table, rows), *_unknown(against, other)]
         said += [f"Second bundle: {each}" for each in second]
     if not table.is_grouped:
@@ -91,18 +100,69 @@ def select(
     )
 
 
-def seen_of(bundle: "Bundle", table: LabelTable) -> dict[str, Mask]:
+def seen_of(bundle: "Bundle", rows: Sequence[LabelRow]) -> dict[str, Mask]:
     """By use, which rows (N,) are of patients that the bundle has seen; only what it records."""
     from triage.inference.patients import seen_among
 
     if bundle.patients is None:
         return {}
-    names = [name for row in table.rows for name in names_to_ask(row)]
+    names = [name for row in rows for name in names_to_ask(row)]
     found = seen_among(bundle.patients, names)
     return {
-        use: np.asarray(mask.reshape(len(table.rows), -1).any(axis=1), np.bool_)
+        use: np.asarray(mask.reshape(len(rows), -1).any(axis=1), np.bool_)
         for use, mask in found.items()
     }
+
+
+def copies_of_training(
+    bundle: "Bundle", rows: Sequence[LabelRow], vectors: "EmbeddingSet"
+) -> tuple[int, ...]:
+    """Return the rows of the file with images of the training, under names new to the bundle.
+
+    Told by the bank of its training, which holds some of these images.
+    """
+    method = METHODS.get(str(bundle.manifest.training.get("method")))
+    if bundle.bank is None or (method is not None and not method.needs_labels):
+        return ()
+    marked = np.array([row.split == TRAIN for row in rows], np.bool_)
+    known = seen_of(bundle, rows).get(TRAIN, marked)
+    place = {subject: number for number, subject in enumerate(vectors.subjects)}
+    return tuple(
+        row.line
+        for row, seen in zip(rows, known, strict=True)
+        if row.subject in place
+        and not seen
+        and _in_bank(bundle, vectors.divided(place[row.subject]))
+    )
+
+
+def with_copies(selection: Selection, bundle: "Bundle", copies: Sequence[int]) -> Selection:
+    """Count copies of the training among its rows, and say which they are."""
+    if not copies or bundle.bank is None:
+        return selection
+    shown = ", ".join(map(str, copies[:LISTED])) + (", ..." if copies[LISTED:] else "")
+    said = (
+        f"{len(copies)} of these {len(selection.rows)} rows have the embedding of an image that the"
+        f" bundle was fitted on, under another name: figures on them are much too good (rows"
+        f" {shown} of the labels). It keeps {len(bundle.bank.units)} of its images; copies of"
+        f" others are not noticed."
+    )
+    return replace(
+        selection,
+        warnings=(*selection.warnings, said),
+        training_rows=selection.training_rows + len(copies),
+    )
+
+
+def _in_bank(bundle: "Bundle", parts: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether all views of an image or series are in the bank, or with crops its whole image."""
+    from triage.inference.classifier import bank_distances
+
+    bank, crops = bundle.bank, bundle.view_spec.crops
+    return bank is not None and any(
+        bool((bank_distances(bank, views[:1] if crops else views, 1) < SAME).all())
+        for views in parts
+    )
 
 
 def _places(table: LabelTable, seen: Mapping[str, Mask]) -> list[str]:
@@ -117,16 +177,16 @@ def _places(table: LabelTable, seen: Mapping[str, Mask]) -> list[str]:
 
 
 def _only(table: LabelTable, only: Mapping[str, str]) -> list[int]:
-    for column in only:
-        if not any(column in row.strata for row in table.rows):
-            raise LabelError(
-                f"the labels have no column {column!r} to choose by",
-                hint="Add it with --strata.",
-            )
+    names = {key_of(name): name for row in table.rows[:1] for name in row.strata}
+    if odd := [column for column in only if key_of(column) not in names]:
+        raise LabelError(
+            f"the labels have no column {odd[0]!r} to choose by", hint="Add it with --strata."
+        )
+    wanted = {names[key_of(column)]: value for column, value in only.items()}
     return [
         number
         for number, row in enumerate(table.rows)
-        if all(row.strata.get(column) == value for column, value in only.items())
+        if all(row.strata[column] == value for column, value in wanted.items())
     ]
 
 

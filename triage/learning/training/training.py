@@ -183,6 +183,7 @@ def _material(plan: Plan, work: Path) -> Material:
     splits = grouped_split(table, seed=plan.choices.seed, shares=plan.shares)
     splits = {"train": [], "val": [], "test": []} | splits
     require_grouped(table, splits)
+    images_at(plan.images).require([table.rows[i] for i in (*splits["train"], *splits["val"])])
     if METHODS[plan.method].needs_labels:
         for split in ("train", "val"):
             if not splits[split]:
