@@ -1,8 +1,11 @@
 """The command line: exit codes, one sentence per error, quick verbs, help for each."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from tests.cli.site import ROOT, Site, arrive
 from triage.cli.command_line import main, parser
+from triage.cli.verbs import interruptible
 
 VERBS = {
     "run", "status", "worklist", "show", "requeue", "priority", "acknowledge", "quarantine",
@@ -91,6 +95,21 @@ def test_a_path_that_the_system_refuses_is_one_sentence_with_the_next_step(
     assert str(tmp_path / "file") in said
     assert "[database] url" in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_a_long_verb_that_is_ended_takes_along_what_it_kept_aside(
+    end: signal.Signals, tmp_path: Path
+) -> None:
+    before = signal.getsignal(end)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptible(),
+        tempfile.TemporaryDirectory(dir=tmp_path),
+    ):
+        os.kill(os.getpid(), end)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(end) is before
 
 
 def test_what_an_error_quotes_steers_no_terminal(

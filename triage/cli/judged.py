@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triage.cli.labelled import add_label_options
-from triage.cli.verbs import UsageError, long_work, named_value, positive
+from triage.cli.verbs import UsageError, interruptible, long_work, named_value, positive
 from triage.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _kept(directory: Path | None) -> Iterator[Path]:
     if directory is not None:
         yield directory
         return
-    with tempfile.TemporaryDirectory(prefix="triage-embeddings-") as place:
+    with interruptible(), tempfile.TemporaryDirectory(prefix="triage-embeddings-") as place:
         yield Path(place)
 
 

@@ -21,6 +21,7 @@ from triage.cli.verbs import (
     UsageError,
     Verbs,
     add_verb,
+    interruptible,
     named_value,
     positive,
     print_json,
@@ -198,7 +199,7 @@ def train(arguments: argparse.Namespace) -> int:
     from triage.learning.training.training import train as train_bundle
 
     where = images_of(arguments, use=use) if arguments.images else nullcontext(Path())
-    with where as images:
+    with interruptible(), where as images:
         plan = _plan(arguments, table, use)
         bundle = train_bundle(replace(plan, images=images))
     if arguments.json:

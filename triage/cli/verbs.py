@@ -7,6 +7,7 @@ A verb is a module with `declare(verbs)`, which adds its parser and sets `verb` 
 import argparse
 import getpass
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -155,6 +156,24 @@ def say(error: TriageError, code: int) -> int:
         sentence += "."
     print(clean(f"triage: {sentence} {error.hint}"), file=sys.stderr)
     return code
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have the end of a session and `kill` end a long verb as Ctrl-C does.
+
+    What it keeps aside, embeddings of patients among it, then goes with it. Under `nohup` the end
+    of a session is still passed over.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [each for each, handler in before.items() if handler is signal.SIG_DFL]
+    for each in ours:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, before[each])
 
 
 def long_work(text: str) -> None:
