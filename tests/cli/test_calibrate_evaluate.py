@@ -160,6 +160,7 @@ def test_isotonic_is_refused_with_the_number_that_it_needs(
         ("--prevalence", "hernia=0.1"),
         ("--prevalence", "7"),
         ("--prevalence", "0.1", "--method", "none"),
+        ("--prevalence", f"{FINDING}=0.1", "--prevalence", f"{FINDING}=0.2"),
         ("--sensitivity", "1"),
         ("--model-version", "2/local"),
         ("--only", "sex=F", "--only", "sex=M"),
@@ -201,7 +202,8 @@ def test_rows_the_calibration_has_seen_and_copies_are_named(
 def test_a_report_counts_what_the_gate_turned_away_and_scores_as_the_daemon_does(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--report", "report", "--rounds", "100", "--prevalence", f"{FINDING}=0.05", "--json")
+    more = ("--report", "report", "--rounds", "100", "--json")
+    more += ("--prevalence", f"{FINDING}=0.05", "--prevalence", "0.5")  # what is named stands
     assert judge("evaluate", here, *more) == 0
     said = document(capsys)
     judged = said["evaluation"]
@@ -252,9 +254,12 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_embedded(
     assert "Embedding" not in said
 
 
-def test_a_seed_that_no_generator_takes_is_a_usage_error(here: Path) -> None:
+@pytest.mark.parametrize("wrong", [("--seed", "-1"), ("--rounds", "99"), ("--rounds", "1" * 9)])
+def test_draws_that_no_generator_could_make_are_a_usage_error(
+    here: Path, wrong: tuple[str, str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        judge("evaluate", here, "--report", "report", "--seed", "-1")
+        judge("evaluate", here, "--report", "report", *wrong)
     assert ended.value.code == USAGE
 
 

@@ -430,6 +430,7 @@ def test_a_prevalence_that_was_not_applied_is_not_in_the_record(
     pocket: Bundle, tmp_path: Path
 ) -> None:
     wish = Wish(prevalence={spec.name: 0.2 for spec in pocket.manifest.findings})
-    made, _ = written(pocket, tmp_path / "new", wish, positives=5)
+    made, found = written(pocket, tmp_path / "new", wish, positives=5)
     assert made.manifest.calibration is not None
     assert made.manifest.calibration.prevalence == {}
+    assert "the prevalence given was not applied" in found.findings[0].warnings[0]

@@ -225,6 +225,8 @@ def _tell(made: "Bundle", out: Path, found: "Fit", wish: "Wish", source: "Proven
         print(clean(f"Warning: {words}"))
     if found.local:
         print(f"It serves at {at.dtype} on {at.device_class}; elsewhere it is a shadow only.")
+        if refused := [each.name for each in found.findings if each.refusal]:
+            print(clean(f"It serves without a sensitivity that was shown: {', '.join(refused)}."))
     print(clean(f"Next: `triage evaluate {out} ...` on other patients than these."))
 
 

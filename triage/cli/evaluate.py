@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from triage.learning.material.labels import LabelTable
 
 PICTURE_PX = 176
+MOST_ROUNDS = 100_000
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -227,6 +228,8 @@ def _views(task: _Task, images: "Images") -> "Iterator[Callable[[str], NDArray[n
 
 def _rounds(text: str) -> int:
     number = whole_number(text)
-    if number < 100:
-        raise argparse.ArgumentTypeError("fewer than 100 rounds give no interval")
+    if not 100 <= number <= MOST_ROUNDS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not between 100, below which there is no interval, and {MOST_ROUNDS}"
+        )
     return number

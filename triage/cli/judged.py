@@ -195,10 +195,16 @@ def add_prevalence_option(parser: argparse.ArgumentParser, *, says: str) -> None
 
 
 def prevalences(arguments: argparse.Namespace, bundle: "Bundle") -> dict[str, float]:
-    """Prevalence by finding of the bundle; one without a name is meant for every finding."""
+    """Prevalence by finding of the bundle; one without a name is meant for all that are not named.
+
+    Raises UsageError where two are meant for one finding.
+    """
     names = {spec.name.casefold(): spec.name for spec in bundle.manifest.findings}
     said: dict[str, float] = {}
-    for name, value in arguments.prevalence:
+    asked = [name.casefold() for name, _ in arguments.prevalence]
+    if len(set(asked)) != len(asked):
+        raise UsageError("--prevalence is given twice for one finding, or twice for all")
+    for name, value in sorted(arguments.prevalence, key=lambda each: each[0] != EVERY):
         if name != EVERY and name.casefold() not in names:
             raise UsageError(
                 f"--prevalence names {name}, which is no finding of the bundle",

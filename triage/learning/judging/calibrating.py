@@ -318,7 +318,7 @@ def _chosen(
         point=point,
         threshold=point.threshold if point else same_cut(bundle, calibration, number),
         refusal=refusal,
-        warnings=_warnings(draft, wish),
+        warnings=_warnings(draft, wish, spec.name),
     )
 
 
@@ -347,8 +347,10 @@ def _refusal_before(bundle: "Bundle", name: str, wish: Wish) -> str:
     return f"its point was chosen for a sensitivity of {target:g} with {confidence:.0%} confidence"
 
 
-def _warnings(draft: _Draft, wish: Wish) -> tuple[str, ...]:
+def _warnings(draft: _Draft, wish: Wish, name: str) -> tuple[str, ...]:
     rarer = min(draft.patients)
+    if draft.kept and draft.truth.size and name in wish.prevalence:
+        return ("its probabilities were not fitted, so the prevalence given was not applied",)
     if not draft.kept and wish.method == "platt" and rarer < EVENTS_FOR_COMFORT:
         return (f"fitted on {rarer} patients of the rarer class; {EVENTS_FOR_COMFORT} are advised",)
     return ()
