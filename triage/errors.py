@@ -123,7 +123,7 @@ class DecodeCrashed(TransientError):
 class BundleError(PermanentError):
     """A model bundle is missing, changed, incomplete or of another format."""
 
-    hint = "Run `triage bundle verify DIR`."
+    hint = "Run `triage bundle verify DIR`; deploy/MODELS.md says what each message means."
 
 
 class KnownAnswerError(BundleError):

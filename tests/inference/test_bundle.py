@@ -147,6 +147,13 @@ def test_an_unusable_manifest_is_refused(
         load_bundle(copy)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000], ids=["empty", "list", "deep"])
+def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, text: str) -> None:
+    (copy / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="JSON"):
+        load_bundle(copy)
+
+
 def test_findings_without_a_head_are_refused(fitted: Bundle) -> None:
     (fitted.directory / "head.safetensors").unlink()
     edit(fitted.directory, lambda d: d["files"].pop("head.safetensors"))

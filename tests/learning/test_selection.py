@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from triage.errors import BundleError
 from triage.inference.bundle import Bundle, load_bundle
 from triage.inference.bundle_fields import CalibrationRecord
 from triage.inference.classifier import bank_of
@@ -174,6 +175,14 @@ def test_copies_of_training_rows_are_named(pocket: Bundle) -> None:
     bundle = replace(bundle, manifest=replace(bundle.manifest, training={"labels": labels}))
     (said,) = select(bundle, rows, split=None, usual="test").warnings
     assert "1 of these 3 rows hold the same pixels as training rows" in said
+    odd = {"labels": {**labels, "same_pixels": "odd"}}
+    with pytest.raises(BundleError, match="record of the training is damaged"):
+        select(
+            replace(bundle, manifest=replace(bundle.manifest, training=odd)),
+            rows,
+            split=None,
+            usual="test",
+        )
 
 
 def test_rows_marked_as_training_warn_where_the_bundle_cannot_tell(pocket: Bundle) -> None:

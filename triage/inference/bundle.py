@@ -293,7 +293,7 @@ def check_widths(bundle: Bundle) -> None:
 def _json_object(raw: bytes, directory: Path) -> dict[str, Any]:
     try:
         value = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets within brackets
         raise BundleError(f"{directory / MANIFEST} is no JSON") from error
     if not isinstance(value, dict):
         raise BundleError(f"{directory / MANIFEST} holds no JSON object")

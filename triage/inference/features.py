@@ -150,7 +150,7 @@ def read_terms(data: bytes) -> Terms:
     """Read `terms.json`; raises BundleError."""
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError("terms.json is no JSON") from error
     if not isinstance(document, dict) or set(document) != TERM_KEYS:
         raise BundleError(f"terms.json does not consist of {', '.join(sorted(TERM_KEYS))}")

@@ -116,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """One JSON object of an encoder directory; raises BundleError."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON") from error
     if not isinstance(value, dict):
         raise BundleError(f"{path} holds no JSON object")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from triage.errors import BundleError
 from triage.learning.material.embedding import name_of
 from triage.learning.material.embedding_set import EmbeddingSet, known_entries
 from triage.learning.material.images import UNREADABLE, Decoder, Drawn, Images, Part
@@ -82,8 +83,11 @@ def words(same: Same) -> str:
 
 
 def recorded(training: Mapping[str, Any]) -> Same:
-    """Read what the record of a training says; raises KeyError, ValueError, TypeError."""
-    return tuple(tuple(map(int, lines)) for lines in training["labels"].get("same_pixels", ()))
+    """Read what the record of a training says. Raises BundleError where it cannot be read."""
+    try:
+        return tuple(tuple(map(int, lines)) for lines in training["labels"].get("same_pixels", ()))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BundleError("bundle.json: the record of the training is damaged") from error
 
 
 def words_of_training(training: Mapping[str, Any]) -> str:
