@@ -169,9 +169,9 @@ class RawPeer:
 
 
 @contextmanager
-def calling(port: int) -> Iterator[RawPeer]:
-    """A connection without association."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+def calling(port: int, *, within_s: float = 10.0) -> Iterator[RawPeer]:
+    """A connection without association; OSError where none is made within the time."""
+    with socket.create_connection(("127.0.0.1", port), within_s) as connection:
         yield RawPeer(connection)
 
 

@@ -68,7 +68,7 @@ def store_s(port: int, *, within_s: float = PATIENCE_S) -> float | None:
     """
     began_s = time.monotonic()
     try:
-        with calling(port) as peer:
+        with calling(port, within_s=within_s) as peer:
             peer.connection.settimeout(within_s)
             peer.say(request())
             heard = peer.hear()
