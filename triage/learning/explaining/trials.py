@@ -192,7 +192,8 @@ def put_to_the_test(
         others: Looks = {}
         if number < SHUFFLED:  # a head is shuffled anew for each: one draw says little
             head = shuffled_head(bundle, seed=trial.seed + number)
-            others = {HEAD: (head, opened(head, encoder)), **towers}
+            # By the tower: the encoder itself pools by queries that nobody has shuffled.
+            others = {HEAD: (head, opened(head, encoder, encoder.vision)), **towers}
         cases.append(_case(bundle, shown, trial, through, others))
     cases, same = _told_once(cases)
     measured: list[Measured] = []
