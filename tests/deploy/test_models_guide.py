@@ -120,7 +120,7 @@ def test_a_bundle_without_a_head_is_served_and_its_studies_say_why_nothing_was_s
     try:
         assert program.send([make_dx(gradient(128, 128))]) == [0x0000]
         (study,) = until(analysed(program))
-        (model,) = program.status()["models"]
+        (model,) = until(lambda: program.status()["models"])  # once the worker has told of itself
     finally:
         program.stop()
     assert "no classifier for this encoder" in study["analysis_reason"]

@@ -1,6 +1,6 @@
 """The trial runs through the code that serves, on pictures whose lesion is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ import torch
 
 from triage.errors import PermanentError
 from triage.inference.bundle import Bundle, load_bundle
+from triage.inference.bundle_fields import Features
 from triage.inference.encoder import Encoder, load_encoder
+from triage.inference.features import QueryPooling
 from triage.inference.heads import LinearHead
 from triage.learning.explaining.explanation import Method
 from triage.learning.explaining.faithfulness import HITS
@@ -96,3 +98,22 @@ def test_a_shuffled_head_keeps_how_features_are_standardised(pocket: Pocket) -> 
     np.testing.assert_array_equal(head.scale, before.scale)
     assert np.abs(head.weights - before.weights).max() > 0
     np.testing.assert_array_equal(np.sort(head.weights, None), np.sort(before.weights, None))
+
+
+def test_queries_are_shuffled_with_the_head_that_reads_them(pocket: Pocket) -> None:
+    width = pocket.encoder.vision.config.hidden_size
+    draw = np.random.default_rng(2).standard_normal
+    pooling = QueryPooling(
+        queries=draw((4, width)).astype(np.float32),
+        key=draw((width, width)).astype(np.float32),
+        value=draw((width, width // 4)).astype(np.float32),  # as many features as the head reads
+        norm_weight=np.ones(width, np.float32),
+        norm_bias=np.zeros(width, np.float32),
+    )
+    manifest = replace(pocket.bundle.manifest, features=Features(pooling="queries"), gate=None)
+    bundle = replace(pocket.bundle, manifest=manifest, pooling=pooling, bank=None)
+    trial = Trial(methods=(Method.ADDITIVE,), seed=1, fills=("blur",), draws=1, rounds=100)
+    shown = list(planted(bundle, 2))
+    report = put_to_the_test(bundle, load_encoder(bundle, device="cpu"), shown, trial)
+    stayed = {each.shuffled: each.correlation.value for each in report.stayed}
+    assert stayed[HEAD] < 0.9
