@@ -36,6 +36,8 @@ AT_ONCE = 2
 MOSTLY_WAITING = (
     "test_fuzz_s3.py",
     "test_restart_window.py",
+    "test_upgrade_p6.py",
+    "test_model_m2.py",
     "test_model_m1.py",
     "test_backup_d6.py",
     "test_database_n2.py",
