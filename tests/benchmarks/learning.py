@@ -253,7 +253,6 @@ def _line(study: Study, judged: Judged, peers: Peers) -> Line:
         refusal=refusal,
         validation_auroc=made.validation_auroc,
         training_s=made.training.processor_s,
-        training_mib=made.training.memory_mib,
         cost=cost(made.calibrated, study.timed),
         best=judged is peers.best,
         reference=is_reference,

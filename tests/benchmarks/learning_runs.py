@@ -28,7 +28,6 @@ FINDING: Final = "abnormal"
 SOURCES: Final = {"NIH": "NIH ChestX-ray8/14", "Kermany": "Kermany paediatric CXR (Guangzhou)"}
 KEPT: Final = ("file", "group_id", "split", "label", "source", "matched")
 LEAST: Final = 10  # rows of each split, source and label in a small run
-MIB: Final = 1 << 20
 AT_ONCE: Final = 2  # verbs, each on one thread
 Answer = TypeVar("Answer")
 
@@ -54,7 +53,6 @@ class Told:
 
     document: dict[str, Any]
     processor_s: float  # of user and system, with children
-    memory_mib: float  # largest resident size of its process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +243,6 @@ def verb(*words: str) -> Told:
         return Told(
             document=json.loads(said.read()),
             processor_s=used.ru_utime + used.ru_stime,
-            memory_mib=used.ru_maxrss * 1024 / MIB,
         )
 
 

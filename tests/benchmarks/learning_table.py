@@ -34,7 +34,6 @@ class Line:
     refusal: str  # why no sensitivity stands behind its point; "" where one does
     validation_auroc: float
     training_s: float
-    training_mib: float | None = None
     cost: Cost | None = None  # None: a baseline, which is no bundle
     best: bool = False
     reference: bool = False
@@ -144,14 +143,13 @@ def _at_point(lines: Sequence[Line]) -> list[str]:
 
 def _costs(lines: Sequence[Line]) -> list[str]:
     rows = [
-        "| Method | validation AUROC | training, s | training, MiB | image, ms | decode, ms |"
+        "| Method | validation AUROC | training, s | image, ms | decode, ms |"
         " bundle, MiB | serving, MiB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for line in lines:
         cost = line.cost
         cells = [line.name, f"{line.validation_auroc:.3f}", f"{line.training_s:.0f}"]
-        cells += [f"{line.training_mib:.0f}" if line.training_mib else ""]
         cells += [f"{cost.model_ms:.1f}", f"{cost.decode_ms:.1f}"] if cost else ["", ""]
         cells += [f"{cost.disk_mib:.1f}", f"{cost.memory_mib:.0f}"] if cost else ["", ""]
         rows.append("| " + " | ".join(cells) + " |")

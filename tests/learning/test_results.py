@@ -163,7 +163,6 @@ def line(
         refusal=refusal,
         validation_auroc=0.8,
         training_s=12.0,
-        training_mib=500.0,
         cost=Cost(model_ms=5.0, decode_ms=2.0, disk_mib=4.5, memory_mib=400.0),
         reference=reference is None,
     )

@@ -3,12 +3,12 @@
 Counts only: no subject, no file name, no patient. Whom it has seen stands beside it, in hashes.
 """
 
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,5 +109,10 @@ def _validation(trained: Trained, fitted: Fitted, findings: Sequence[str]) -> di
 
 
 def peak_memory_mib() -> int:
-    """Largest resident size of this process so far; Linux counts it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    """Largest resident size of this process so far, by Linux.
+
+    Not getrusage, in which a process also counts what the one that started it had held.
+    """
+    status = Path("/proc/self/status").read_text("utf-8")
+    (peak_kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(peak_kib) >> 10
