@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PYTHONDONTWRITEBYTECODE := 1
+# The tests start hundreds of processes: each module is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test run bench faults fuzz pocket sbom clean setup
 

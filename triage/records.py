@@ -189,6 +189,7 @@ class AnalysisResult:
     distance: float | None = None  # out-of-distribution distance, bundle's own unit
     not_for_clinical_use: bool = False
     embedding_keys: tuple[str, ...] = ()
+    earlier: bool = False  # of a look before the subject's newest: only its flags still count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

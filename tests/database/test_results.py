@@ -1,5 +1,8 @@
 """The flag is one commit; a stale result is refused; the words come later and change nothing."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -96,6 +99,87 @@ def test_a_later_result_supersedes_and_the_former_one_stays_readable(room: Room)
     assert [row.current for row in room.rows(ResultRow)] == [False, True]
     study = room.study(job.study_id)
     assert (study.flagged_at, study.first_flagged_at) == (None, first_flagged_at)
+
+
+def look_again(room: Room, study_id: int, *said: AnalysisResult) -> Any:
+    room.clock.advance(60)
+    with room.db.write() as connection:
+        queue.requeue_study(
+            connection, study_id, by="admin", policies=room.policies, now=room.clock()
+        )
+    [again] = room.claim()
+    assert room.commit(again, *said)
+    return room.study(study_id)
+
+
+NEXT = ModelIdentity(name="next", version="2", digest="e" * 64)
+REFUSED = AnalysisResult(
+    model=NEXT, mode=Mode.SERVE, analysis=Analysis.NOT_ELIGIBLE, reason="other body part"
+)
+NOBODY = replace(REFUSED, model=None, reason="no model configured")
+
+
+@requirement("M1")
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        pytest.param(
+            analysed(0.1, flagged=False, mode=Mode.SHADOW), "no model serves", id="shadow"
+        ),
+        pytest.param(REFUSED, "other body part", id="refused"),
+        pytest.param(NOBODY, "no model configured", id="nobody"),
+    ],
+)
+def test_a_flag_stays_where_no_served_model_looks_again(
+    room: Room, said: AnalysisResult, reason: str
+) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(0.9))
+    flagged_at = room.clock()
+    for _ in range(2):
+        study = look_again(room, job.study_id, said)
+        assert (study.priority, study.flagged_at) == (Rank.HIGH, flagged_at)
+        assert [each["flagged"] for each in study.findings] == [True]
+        assert (study.analysis, study.images_analysed) == ("not_eligible", 0)
+        assert study.analysis_reason == f"{reason}; flagged by an earlier look"
+
+
+def test_a_score_without_a_flag_does_not_outlive_the_look_that_gave_it(room: Room) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(0.1, flagged=False))
+    study = look_again(room, job.study_id, analysed(0.2, flagged=False, mode=Mode.SHADOW))
+    assert (study.findings, study.analysis_reason) == ([], "no model serves")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(analysed(0.1, flagged=False, model=NEXT), id="another model looked"),
+        pytest.param(replace(REFUSED, model=MODEL), id="the same model refused"),
+    ],
+)
+def test_a_flag_gives_way_to_a_served_look_and_to_its_own_model(
+    room: Room, said: AnalysisResult
+) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(0.9))
+    look_again(room, job.study_id, analysed(0.1, flagged=False, mode=Mode.SHADOW))
+    study = look_again(room, job.study_id, said)
+    assert (study.priority, study.flagged_at) == (Rank.ROUTINE, None)
+
+
+def test_a_flag_of_a_series_stays_when_late_images_are_seen_by_shadows_alone(room: Room) -> None:
+    uids = {"study_instance_uid": new_uid(), "series_instance_uid": new_uid()}
+    for late in (False, True):
+        room.arrive(make_arrival(make_ct_header(**uids)))
+        room.clock.advance(3600)
+        assert room.close() == 1
+        [job] = room.claim()
+        mode = Mode.SHADOW if late else Mode.SERVE
+        room.commit(job, analysed(0.9, flagged=not late, mode=mode))
+    study = room.study(job.study_id)
+    assert (study.priority, study.images_analysed) == (Rank.HIGH, 0)
+    assert (study.analysis, study.state) == ("not_eligible", "ready")
 
 
 def test_a_study_is_pending_until_all_its_images_were_looked_at(room: Room) -> None:

@@ -18,7 +18,7 @@ from triage.database.contests import resolve_contest
 from triage.database.documents import kept_finding, read_header
 from triage.database.jobs import enqueue, rank_of
 from triage.database.queue import finish
-from triage.database.rows import subject_generation, supersede_results
+from triage.database.rows import give_way, subject_generation
 from triage.database.statements import insert_for, insert_id, insert_rows, update_row
 from triage.database.study_facts import study_caption
 from triage.database.tables import (
@@ -111,7 +111,7 @@ def commit_analysis(
         now = db.now(connection)
         if not finish(connection, job, now=now, reason="analysed"):
             return False
-        supersede_results(connection, job.subject, job.subject_id)
+        give_way(connection, job.subject, job.subject_id, to=results)
         _retire_caption(connection, job)
         written = [_result_values(job, result) | {"created_at": now} for result in results]
         insert_rows(connection, ResultRow, written)

@@ -4,13 +4,14 @@ Lock order on PostgreSQL: the arrivals lock (transactions over several studies),
 row, then its jobs. SQLite has one writer at a time.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from triage.database.statements import insert_row
 from triage.database.tables import Instance, ResultRow, Series, Study
-from triage.records import Analysis, Job, Mode, Subject
+from triage.records import Analysis, AnalysisResult, Job, Mode, Subject
 
 LOCK_STUDY = (
     select(Study.id).where(Study.id == bindparam("study_id")).with_for_update(key_share=True)
@@ -25,6 +26,13 @@ SUPERSEDE = (
     .values(current=False)
 )
 SUPERSEDE_BUNDLE = SUPERSEDE.where(ResultRow.bundle_digest == bindparam("of_bundle"))
+SUPERSEDE_UNHEARD = SUPERSEDE.where(
+    or_(
+        ResultRow.mode != Mode.SERVE,
+        ResultRow.analysis != Analysis.ANALYSED,
+        ResultRow.bundle_digest.in_(bindparam("of_bundles", expanding=True)),
+    )
+)
 GENERATIONS = {
     Subject.IMAGE: select(Instance.generation).where(Instance.id == bindparam("subject_id")),
     Subject.SERIES: select(Series.generation).where(Series.id == bindparam("subject_id")),
@@ -57,6 +65,23 @@ def supersede_results(
         connection.execute(SUPERSEDE, of)
     else:
         connection.execute(SUPERSEDE_BUNDLE, of | {"of_bundle": bundle_digest})
+
+
+def give_way(
+    connection: Connection, subject: Subject, subject_id: int, *, to: Sequence[AnalysisResult]
+) -> None:
+    """Take the current results of a subject out of count as far as a new look replaces them.
+
+    What a served model has told stays until it speaks again itself or another served model has
+    looked: a look by nobody, or by shadows alone, takes no flag away.
+    """
+    served = [result for result in to if result.mode is Mode.SERVE]
+    if any(result.analysis is Analysis.ANALYSED for result in served):
+        supersede_results(connection, subject, subject_id)
+        return
+    again = [result.model.digest for result in served if result.model]
+    of = {"of_subject": subject, "of_subject_id": subject_id, "of_bundles": again}
+    connection.execute(SUPERSEDE_UNHEARD, of)
 
 
 def record_failure(connection: Connection, job: Job, reason: str, *, now: datetime) -> None:

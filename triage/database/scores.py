@@ -15,14 +15,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, true
 
 from triage.database.connection import Database
-from triage.database.documents import read_finding, read_header
+from triage.database.documents import read_header
+from triage.database.said import CURRENT_RESULTS, SubjectKey, by_subject, is_stale
 from triage.database.statements import insert_for
 from triage.database.study_facts import decision_of, order_of
 from triage.database.tables import Instance, ResultRow, Series, Study
 from triage.database.tables_house import JobRow
 from triage.database.tables_learning import ModelScope
 from triage.records import (
-    Analysis,
     AnalysisResult,
     Header,
     JobKind,
@@ -38,8 +38,6 @@ from triage.rules.priority import Decision
 
 STUDIES_A_PAGE = 200
 NEVER_SCOPED = "not loaded"  # how the scope of a bundle begins that could not be read
-
-PartKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +224,7 @@ def _studies(connection: Connection, rows: Sequence[Any]) -> list[StoredStudy]:
 
 def _parts(connection: Connection, ids: Sequence[int]) -> dict[int, list[StoredPart]]:
     """Return the parts of some studies as `study_facts.study_contents` sees them."""
-    results = _results(connection, ids)
+    results = by_subject(connection.execute(CURRENT_RESULTS.where(ResultRow.study_id.in_(ids))))
     waiting = _waiting(connection, ids)
     heads = _heads(connection, ids)
     series = _series(connection, ids)
@@ -236,23 +234,22 @@ def _parts(connection: Connection, ids: Sequence[int]) -> dict[int, list[StoredP
         head = heads.get((study_id, key))
         said = results.get((study_id, key), [])
         images, arriving, generation = series.get((study_id, key), (1, False, 0))
-        stale = any(made_for < generation for made_for, _ in said)
         parts[study_id].append(
             StoredPart(
                 subject=Subject(key[0]),
                 subject_id=key[1],
                 images=images,
-                pending=arriving or stale or (study_id, key) in waiting,
+                pending=arriving or is_stale(said, generation) or (study_id, key) in waiting,
                 expired=head is None or head.expired_at is not None,
                 header=read_header(head.header) if head else None,
                 sender_ae_title=head.sender_ae_title if head else "",
-                results=tuple(result for _, result in said),
+                results=tuple(each.result for each in said),
             )
         )
     return parts
 
 
-def _heads(connection: Connection, ids: Sequence[int]) -> dict[tuple[int, PartKey], Any]:
+def _heads(connection: Connection, ids: Sequence[int]) -> dict[tuple[int, SubjectKey], Any]:
     """Return the first row of each image and series that is looked at."""
     i = Instance
     first = (
@@ -276,7 +273,7 @@ def _heads(connection: Connection, ids: Sequence[int]) -> dict[tuple[int, PartKe
 
 def _series(
     connection: Connection, ids: Sequence[int]
-) -> dict[tuple[int, PartKey], tuple[int, bool, int]]:
+) -> dict[tuple[int, SubjectKey], tuple[int, bool, int]]:
     """Return images, whether more may come, and generation of each series with images."""
     s = Series
     rows = connection.execute(
@@ -294,7 +291,7 @@ def _series(
     }
 
 
-def _waiting(connection: Connection, ids: Sequence[int]) -> set[tuple[int, PartKey]]:
+def _waiting(connection: Connection, ids: Sequence[int]) -> set[tuple[int, SubjectKey]]:
     j = JobRow
     rows = connection.execute(
         select(j.study_id, j.subject, j.subject_id).where(
@@ -304,45 +301,6 @@ def _waiting(connection: Connection, ids: Sequence[int]) -> set[tuple[int, PartK
         )
     )
     return {(row.study_id, (row.subject, row.subject_id)) for row in rows}
-
-
-def _results(
-    connection: Connection, ids: Sequence[int]
-) -> dict[tuple[int, PartKey], list[tuple[int, AnalysisResult]]]:
-    """Return the current results by study and part, each with the generation it was made for."""
-    r = ResultRow
-    rows = connection.execute(
-        select(
-            r.study_id, r.subject, r.subject_id, r.generation, r.bundle_name, r.bundle_version,
-            r.bundle_digest, r.mode, r.analysis, r.reason, r.findings, r.distance,
-            r.not_for_clinical_use, r.embedding_keys,
-        )
-        .where(r.study_id.in_(ids), r.current)
-        .order_by(r.id)
-    )  # fmt: skip
-    found: dict[tuple[int, PartKey], list[tuple[int, AnalysisResult]]] = defaultdict(list)
-    for row in rows:
-        result = _result(row)
-        found[row.study_id, (row.subject, row.subject_id)].append((row.generation, result))
-    return found
-
-
-def _result(row: Any) -> AnalysisResult:
-    model = None
-    if row.bundle_digest:
-        model = ModelIdentity(
-            name=row.bundle_name, version=row.bundle_version, digest=row.bundle_digest
-        )
-    return AnalysisResult(
-        model=model,
-        mode=Mode(row.mode),
-        analysis=Analysis(row.analysis),
-        reason=row.reason,
-        findings=tuple(read_finding(each) for each in row.findings),
-        distance=row.distance,
-        not_for_clinical_use=row.not_for_clinical_use,
-        embedding_keys=tuple(row.embedding_keys),
-    )
 
 
 def _counts(connection: Connection, statement: Select[int, int]) -> dict[int, int]:

@@ -3,7 +3,6 @@
 Reads only, and only what belongs to the study: the cost does not grow with the table.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, bindparam, func, literal_column, select
 
-from triage.database.documents import read_finding
+from triage.database.said import CURRENT_RESULTS, Said, SubjectKey, by_subject, is_stale
 from triage.database.tables import CaptionRow, Instance, ResultRow, Series
 from triage.database.tables_house import JobRow
 from triage.records import (
@@ -20,7 +19,6 @@ from triage.records import (
     JobKind,
     JobState,
     Mode,
-    ModelIdentity,
     Rank,
     Subject,
 )
@@ -28,8 +26,6 @@ from triage.rules.acknowledgement import Acknowledgement
 from triage.rules.aggregate import Aggregate, Part, aggregate
 from triage.rules.orders import OrderPriority
 from triage.rules.priority import Decision
-
-SubjectKey = tuple[str, int]
 
 OF_STUDY: BindParameter[int] = bindparam("study_id")
 SERIES = (
@@ -41,24 +37,7 @@ IMAGES = select(Instance.id).where(Instance.study_id == OF_STUDY, Instance.subje
 CONFLICTS = select(func.count()).where(
     Instance.study_id == OF_STUDY, literal_column("instances.state = 'conflict'")
 )
-RESULTS = (
-    select(
-        ResultRow.subject,
-        ResultRow.subject_id,
-        ResultRow.generation,
-        ResultRow.bundle_name,
-        ResultRow.bundle_version,
-        ResultRow.bundle_digest,
-        ResultRow.mode,
-        ResultRow.analysis,
-        ResultRow.reason,
-        ResultRow.findings,
-        ResultRow.not_for_clinical_use,
-        ResultRow.created_at,
-    )
-    .where(ResultRow.study_id == OF_STUDY, ResultRow.current)
-    .order_by(ResultRow.id)
-)
+RESULTS = CURRENT_RESULTS.where(ResultRow.study_id == OF_STUDY)
 WAITING = select(JobRow.subject, JobRow.subject_id).where(
     JobRow.study_id == OF_STUDY,
     JobRow.kind == JobKind.ANALYSE,
@@ -86,15 +65,15 @@ def study_contents(connection: Connection, study_id: int) -> StudyContents:
     """Combine the parts of a study."""
     of_study = {"study_id": study_id}
     series = connection.execute(SERIES, of_study).all()
-    results = _results(connection, study_id)
+    rows = connection.execute(RESULTS, of_study)
+    results = {key: said for (_, key), said in by_subject(rows).items()}
     images: dict[SubjectKey, int] = dict.fromkeys(_images(connection, study_id), 1)
     arriving: set[SubjectKey] = set()
     for row in series:
         if row.images:
             key = (Subject.SERIES.value, row.id)
             images[key] = row.images
-            stale = any(said.generation < row.generation for said in results.get(key, ()))
-            if row.closes_at is not None or stale:
+            if row.closes_at is not None or is_stale(results.get(key, ()), row.generation):
                 arriving.add(key)
     waiting = _waiting(connection, study_id)
     parts = [
@@ -142,26 +121,8 @@ def acknowledgement_of(study: Any) -> Acknowledgement | None:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
-    """One current result and the generation that it was made for."""
-
-    result: AnalysisResult
-    generation: int
-    created_at: datetime
-
-
-def _results(connection: Connection, study_id: int) -> dict[SubjectKey, list[_Said]]:
-    said: dict[SubjectKey, list[_Said]] = defaultdict(list)
-    for row in connection.execute(RESULTS, {"study_id": study_id}):
-        said[row.subject, row.subject_id].append(
-            _Said(result=_result(row), generation=row.generation, created_at=row.created_at)
-        )
-    return said
-
-
 def _written(
-    results: Mapping[SubjectKey, Sequence[_Said]], condition: Callable[[AnalysisResult], bool]
+    results: Mapping[SubjectKey, Sequence[Said]], condition: Callable[[AnalysisResult], bool]
 ) -> list[datetime]:
     """Return when the served results that meet a condition were written."""
     return [
@@ -178,20 +139,6 @@ def _is_failure(result: AnalysisResult) -> bool:
 
 def _is_flagged(result: AnalysisResult) -> bool:
     return any(finding.flagged for finding in result.findings)
-
-
-def _result(row: Any) -> AnalysisResult:
-    model = ModelIdentity(
-        name=row.bundle_name, version=row.bundle_version, digest=row.bundle_digest
-    )
-    return AnalysisResult(
-        model=model if row.bundle_digest else None,
-        mode=Mode(row.mode),
-        analysis=Analysis(row.analysis),
-        reason=row.reason,
-        findings=tuple(read_finding(document) for document in row.findings),
-        not_for_clinical_use=row.not_for_clinical_use,
-    )
 
 
 def _images(connection: Connection, study_id: int) -> list[SubjectKey]:

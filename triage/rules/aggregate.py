@@ -3,7 +3,8 @@
 A part is what is looked at on its own, one projection image or one series. Several bundles may
 have spoken about it; only what they serve counts, shadow results never. A study with a failed or
 missing part says so even when another part is flagged, and a study without a flag says how
-much of it was looked at: absence of a flag never reads as negative. Source: DESIGN section 4.
+much of it was looked at: absence of a flag never reads as negative. A flag of an earlier look stays
+until a served model has looked again, without counting as a look. Source: DESIGN section 4.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ from triage.rules.ranks import highest
 
 NO_IMAGES = "no image in this study"
 NO_SERVING_MODEL = "no model serves"  # only shadow models spoke
+FLAGGED_EARLIER = "flagged by an earlier look"
 CONFLICT_REASON = "other pixels arrived under the same SOP Instance UID"
 
 
@@ -61,7 +63,7 @@ def aggregate(parts: Sequence[Part], *, conflicts: int = 0) -> Aggregate:
     for part, state in states:
         images[state] += part.images
     images[Analysis.FAILED] += conflicts
-    served = [result for part in parts for result in _served(part) if _spoke(result)]
+    served = [result for part in parts for result in _heard(part)]
     return Aggregate(
         analysis=_study_state(images),
         analysis_reason=_reason(states, images, conflicts),
@@ -74,11 +76,22 @@ def aggregate(parts: Sequence[Part], *, conflicts: int = 0) -> Aggregate:
 
 
 def _served(part: Part) -> list[AnalysisResult]:
-    return [result for result in part.results if result.mode is Mode.SERVE]
+    return [each for each in part.results if each.mode is Mode.SERVE and not each.earlier]
 
 
-def _spoke(result: AnalysisResult) -> bool:
-    return result.analysis is Analysis.ANALYSED
+def _flagged_earlier(part: Part) -> list[AnalysisResult]:
+    """The flags alone of what was served before the newest look."""
+    kept = [
+        replace(each, findings=tuple(finding for finding in each.findings if finding.flagged))
+        for each in part.results
+        if each.mode is Mode.SERVE and each.earlier
+    ]
+    return [each for each in kept if each.findings]
+
+
+def _heard(part: Part) -> list[AnalysisResult]:
+    spoke = [each for each in _served(part) if each.analysis is Analysis.ANALYSED]
+    return spoke + _flagged_earlier(part)
 
 
 def _state_of(part: Part) -> Analysis:
@@ -122,7 +135,8 @@ def _reasons(states: Iterable[tuple[Part, Analysis]], wanted: Analysis) -> Count
         if state is wanted:
             said = {result.reason for result in _served(part) if result.analysis is wanted}
             unsaid = "no reason given" if _served(part) else NO_SERVING_MODEL
-            reasons[" / ".join(sorted(said - {""})) or unsaid] += part.images
+            why = " / ".join(sorted(said - {""})) or unsaid
+            reasons[f"{why}; {FLAGGED_EARLIER}" if _flagged_earlier(part) else why] += part.images
     return reasons
 
 
