@@ -202,15 +202,18 @@ class Program:
     def _environment(self) -> dict[str, str]:
         # A developer's own TRIAGE_ variables would override the file.
         clean = {key: value for key, value in os.environ.items() if key[:7] != "TRIAGE_"}
-        return clean | {"OMP_NUM_THREADS": "2"}
+        return clean | {"OMP_NUM_THREADS": "1"}
 
 
 def until(probe: Callable[[], T | bool | None], *, patience_s: float = PATIENCE_S) -> T:
-    """Ask until the answer is true; fail after `patience_s`."""
+    """Ask until the answer is true; fail after `patience_s`.
+
+    A question that is a process of its own leaves half of a core to what it asks about.
+    """
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    while (asked_at := time.monotonic()) < deadline:
         answer = probe()
         if answer:
             return cast("T", answer)
-        time.sleep(0.1)
+        time.sleep(max(0.1, time.monotonic() - asked_at))
     raise AssertionError(f"still waiting after {patience_s:g} s")

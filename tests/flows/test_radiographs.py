@@ -1,4 +1,7 @@
-"""Real radiographs through the daemon: all are analysed or gated with a reason, none fails."""
+"""Real radiographs through the daemon: all are analysed or gated with a reason, none fails.
+
+Every fourth of them, so that each source, kind and size is among them.
+"""
 
 import subprocess
 from collections import Counter
@@ -13,6 +16,7 @@ from tests.dicom_files import corpus_root, make_dx, write
 from tests.flows.program import Program, until
 
 ROOT = corpus_root()
+STEP = 4
 pytestmark = pytest.mark.skipif(
     ROOT is None or not (ROOT / "radiographs").is_dir(),
     reason="the development radiographs are not here",
@@ -31,7 +35,7 @@ def test_every_radiograph_is_analysed_or_gated_with_a_reason(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     assert ROOT is not None
-    paths = sorted((ROOT / "radiographs" / "images").glob("*.png"))
+    paths = sorted((ROOT / "radiographs" / "images").glob("*.png"))[::STEP]
     outbox = tmp_path / "outbox"
     outbox.mkdir()
     program = Program(tmp_path, sqlite_url, caption="never").start()

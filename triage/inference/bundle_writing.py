@@ -35,9 +35,8 @@ def aside(out: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # gone already where it took its place
     sync_directory(out.parent)
 
 
