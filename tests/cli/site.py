@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from tests import warm
 from tests.builders import make_arrival, make_header
 from triage.config import Config, load_config
 from triage.database.arrivals import record_arrival
@@ -29,15 +29,7 @@ class Site:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the program as a user in the site's directory would, `more` in the environment."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("TRIAGE_")}
-        return subprocess.run(
-            [sys.executable, "-m", "triage", *arguments],
-            cwd=self.directory,
-            env=environ | {"PYTHONPATH": str(ROOT)} | dict(more),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return warm.run(arguments, directory=self.directory, environ=environ | dict(more))
 
 
 def make_site(directory: Path, database_url: str, *, more: str = "") -> Site:

@@ -7,19 +7,26 @@ nothing else is changed.
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| (.*) \|$", re.MULTILINE)
+# Lines that mean to a shell what they mean to `shlex`.
+PLAIN = re.compile(r"(?:triage [^\n|&;<>$`()\\#*?~]*(?:#[^\n]*)?\n?)+")
+STREAMS = ("stdout", "stderr")
 INSTALLED = ("/srv", "/var/lib/triage", "/etc/triage", "/usr/local/bin")
 
 
@@ -75,27 +82,49 @@ class Sandbox:
         return Path(self.here(installed))
 
     def run(self, commands: str) -> "subprocess.CompletedProcess[str]":
-        """Run a block of shell commands, stopping at the first that fails."""
+        """Run a block of shell commands, stopping at the first that fails.
+
+        Plain commands of the program need no shell; their output is that of all of them.
+        """
         tool = self.path("/usr/local/bin/triage")
         tool.parent.mkdir(parents=True, exist_ok=True)
         tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m triage "$@"\n')
         tool.chmod(0o755)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TRIAGE_")}
-        environ = clean | {
-            "PATH": f"{self.path('/usr/local/bin')}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "TRIAGE_CONFIG": str(self.path("/etc/triage/triage.toml")),
-            "OMP_NUM_THREADS": "1",
-        }
+        environ = (
+            clean
+            | {
+                "PATH": f"{self.path('/usr/local/bin')}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+                "TRIAGE_CONFIG": str(self.path("/etc/triage/triage.toml")),
+                "OMP_NUM_THREADS": "1",
+            }
+            | self.environ
+        )
+        moved = self.here(commands)
+        if PLAIN.fullmatch(moved):
+            return self._plain(moved, environ)
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.here(commands)],
+            ["bash", "-euo", "pipefail", "-c", moved],
             cwd=self.directory,
-            env=environ | self.environ,
+            env=environ,
             capture_output=True,
             text=True,
             timeout=150,
             check=False,
         )
+
+    def _plain(
+        self, commands: str, environ: Mapping[str, str]
+    ) -> "subprocess.CompletedProcess[str]":
+        told: list[subprocess.CompletedProcess[str]] = []
+        for line in commands.splitlines():
+            if words := shlex.split(line, comments=True)[1:]:
+                told.append(warm.run(words, directory=self.directory, environ=environ))
+                if told[-1].returncode:
+                    break
+        stdout, stderr = ("".join(getattr(each, name) for each in told) for name in STREAMS)
+        return subprocess.CompletedProcess(commands, told[-1].returncode, stdout, stderr)
 
 
 def make_host(directory: Path, database_url: str, *, more: str = "") -> Sandbox:

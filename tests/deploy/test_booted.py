@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.assurance import requirement
+
 HERE = Path(__file__).parent
 SERVICES = ("triage-receive", "triage-watch", "triage-schedule", "triage-analyse@0")
 Facts = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long_only, pytest.mark.timeout(300), requirement("S6")]
 
 
 def interpreter() -> str:

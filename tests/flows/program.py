@@ -206,14 +206,11 @@ class Program:
 
 
 def until(probe: Callable[[], T | bool | None], *, patience_s: float = PATIENCE_S) -> T:
-    """Ask until the answer is true; fail after `patience_s`.
-
-    A question that is a process of its own leaves half of a core to what it asks about.
-    """
+    """Ask until the answer is true; fail after `patience_s`."""
     deadline = time.monotonic() + patience_s
-    while (asked_at := time.monotonic()) < deadline:
+    while time.monotonic() < deadline:
         answer = probe()
         if answer:
             return cast("T", answer)
-        time.sleep(max(0.1, time.monotonic() - asked_at))
+        time.sleep(0.1)
     raise AssertionError(f"still waiting after {patience_s:g} s")

@@ -38,7 +38,7 @@ def without_model(sqlite_url: str, tmp_path: Path) -> Iterator[Program]:
 
 @requirement("N4", bound="each file of the development data ends in the state that is its own")
 @requirement("I4")
-@pytest.mark.parametrize("tool", ["dcmsend", "storescu"])
+@pytest.mark.parametrize("tool", ["dcmsend", pytest.param("storescu", marks=pytest.mark.long_only)])
 def test_each_file_sent_by_c_store_ends_where_it_should(
     without_model: Program, files: list[Sample], tool: str, evidence: Evidence
 ) -> None:

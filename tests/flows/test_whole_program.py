@@ -103,6 +103,7 @@ def test_the_receiver_answers_before_any_model_is_loaded(program: Program) -> No
     assert time.monotonic() - begun < 2.0
 
 
+@pytest.mark.long_only
 @requirement("D1")
 def test_a_killed_worker_comes_back_and_loses_no_image(program: Program) -> None:
     program.start()

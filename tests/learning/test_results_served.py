@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.assurance import requirement
 from tests.benchmarks import learning_runs as runs
 from tests.benchmarks.learning_served import (
     evaluated_scores,
@@ -21,6 +22,8 @@ AGREE = 1e-4
 SHORT = ("--folds", "2", "--l2", "0.1")
 
 
+@pytest.mark.long_only
+@requirement("M3")
 @pytest.mark.timeout(600)
 def test_the_daemon_and_the_evaluation_give_one_score(tmp_path: Path) -> None:
     (tmp_path / "bundles").mkdir()

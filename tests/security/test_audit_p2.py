@@ -90,6 +90,7 @@ def test_p2_every_acknowledged_object_is_told_though_the_daemon_was_killed(
     assert again == []
 
 
+@pytest.mark.long_only
 @requirement("P2", bound="a late collector gets every message in order, each valid")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 def test_p2_a_late_collector_gets_everything_in_order_over_tls(
