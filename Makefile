@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# The tests start hundreds of processes: each module is compiled once.
+# Modules are compiled when they are first imported, once; most of what torch brings never are.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test run bench faults fuzz pocket sbom clean setup
@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[learning]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --group dev --editable '.[learning]'
 	@touch $@
 
 clean:

@@ -49,7 +49,7 @@ POLICIES = make_policies()
 PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 BEFORE = 40  # objects that are there when the backup begins
 DURING = 40  # and at least so many more that come while it runs
-KILLS, LONG_KILLS = 6, 40
+KILLS, LONG_KILLS = 3, 40
 SEED = 20260102
 
 

@@ -1,7 +1,7 @@
 """N2: the database goes away for a while, as senders send.
 
 PostgreSQL is stopped for 60 s (short form: 4 s) and started again; the lock of SQLite is held by
-another process for 20 s (short form: 11 s), once the one that our own writers take and once
+another process for 20 s, once the one that our own writers take and once
 SQLite's own. Three senders store all the time and try again what was not answered with success.
 Bounds: every object that was answered 0x0000 is held once, byte for byte; senders hear A7xx while
 it lasts and no one waits for an answer longer than pynetdicom's 30 s; the daemon is the same
@@ -102,20 +102,19 @@ def test_n2_postgresql_is_stopped_for_a_while(
             assert "database_unreachable" in causes
 
 
-@requirement("N2", bound="SQLite locked for 20 s (short form: 11 s): nothing lost, retried, mended")
+@pytest.mark.long_only
+@requirement("N2", bound="SQLite locked for 20 s: nothing lost, retried, mended")
 @pytest.mark.parametrize("lock", [HOLD_OUR_LOCK, HOLD_ITS_LOCK], ids=["lock file", "SQLite"])
 def test_n2_the_lock_of_sqlite_is_held_by_another_process(
-    lock: str, sqlite_url: str, tmp_path: Path, evidence: Evidence, long: bool
+    lock: str, sqlite_url: str, tmp_path: Path, evidence: Evidence
 ) -> None:
-    if not long and lock == HOLD_ITS_LOCK:
-        pytest.skip("one lock in the short form")
     mould, holders = Mould(DX, 64), ExitStack()
 
     def away() -> None:
         holders.enter_context(held(lock, sqlite_url.removeprefix("sqlite:///")))
 
     with running(tmp_path, sqlite_url) as program, holders:
-        told, mended_s = outage(program, mould, away, holders.close, 20 if long else 11)
+        told, mended_s = outage(program, mould, away, holders.close, 20)
         judge(program, mould, told, mended_s, evidence)
 
 

@@ -28,7 +28,7 @@ from triage.database.connection import Database, migrate, open_database
 
 pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
 SEED = 20
-FULL, SHORT, BESIDE = (200, 10_000), (8, 240), (40, 2_000)  # kills, objects
+FULL, SHORT, BESIDE = (200, 10_000), (5, 160), (40, 2_000)  # kills, objects
 SETTLE_S = 900.0
 
 

@@ -118,6 +118,7 @@ def test_a_killed_worker_comes_back_and_loses_no_image(program: Program) -> None
     assert program.stop() == 0
 
 
+@pytest.mark.long_only
 @requirement("D1")
 def test_what_was_acknowledged_survives_the_death_of_the_whole_daemon(program: Program) -> None:
     program.start()
