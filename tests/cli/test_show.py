@@ -104,11 +104,15 @@ def test_the_first_lines_say_who_how_urgent_and_how_long(on: Screen) -> None:
         ({"analysis": "failed"}, "`triage requeue A1`"),
         ({"analysis": "pending"}, "`triage status` says whether work goes on"),
         ({"analysis": "not_eligible"}, "no model has looked at it"),
+        (
+            {"analysis": "not_eligible", "findings": [finding("nodule", 0.9, flagged=True)]},
+            "Read it now",
+        ),
         ({"findings": [finding("nodule", 0.9, flagged=True)]}, "Read it now"),
         ({}, "no flag does not mean normal"),
         ({"reading_order": None, "state": "acknowledged"}, "off the reading list"),
     ],
-    ids=["failed", "pending", "not eligible", "flagged", "plain", "read"],
+    ids=["failed", "pending", "not eligible", "flagged earlier", "flagged", "plain", "read"],
 )
 def test_each_state_has_its_next_step(study: dict[str, Any], said: str, on: Screen) -> None:
     assert said in " ".join(as_text(document(study=study), on, now=NOW).split())

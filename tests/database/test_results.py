@@ -168,6 +168,34 @@ def test_a_flag_gives_way_to_a_served_look_and_to_its_own_model(
     assert (study.priority, study.flagged_at) == (Rank.ROUTINE, None)
 
 
+@requirement("M1")
+@pytest.mark.parametrize("flagged", [True, False])
+def test_a_look_that_fails_leaves_a_flag_and_its_words_and_no_score_without_one(
+    room: Room, flagged: bool
+) -> None:
+    job = one_job(room)
+    said = analysed(0.9 if flagged else 0.1, flagged=flagged, not_for_clinical_use=True)
+    room.commit(job, said, caption_due=True)
+    [caption] = room.claim(JobKind.CAPTION)
+    assert results.commit_caption(room.db, caption, words("As the model sees it."))
+    room.clock.advance(60)
+    with room.db.write() as connection:
+        queue.requeue_study(
+            connection, job.study_id, by="admin", policies=room.policies, now=room.clock()
+        )
+    [again] = room.claim()
+    with room.db.write() as connection:
+        error = PermanentError("the image cannot be decoded", hint="Send it again.")
+        now = room.clock()
+        queue.fail(connection, again, error, policies=room.policies, jitter=0.0, now=now)
+    study = room.study(job.study_id)
+    assert (study.analysis, study.images_analysed) == ("failed", 0)
+    assert (study.priority == Rank.HIGH) is flagged
+    assert bool(study.findings) is flagged
+    assert (study.caption == "As the model sees it.") is flagged
+    assert study.not_for_clinical_use is flagged
+
+
 def test_a_flag_of_a_series_stays_when_late_images_are_seen_by_shadows_alone(room: Room) -> None:
     uids = {"study_instance_uid": new_uid(), "series_instance_uid": new_uid()}
     for late in (False, True):

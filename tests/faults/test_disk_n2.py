@@ -86,6 +86,7 @@ def test_n2_a_full_disk_is_told_at_the_margin_and_nothing_is_cleaned_away(
 
 
 @needs_mounts
+@pytest.mark.long_only
 @requirement(
     "N2", bound="a store that cannot be written: A7xx, named by `status`, success when it can"
 )

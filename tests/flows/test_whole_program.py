@@ -83,7 +83,7 @@ def test_text_where_a_uid_should_be_is_refused_and_reaches_no_log(
     ill_formed = chest(3, "normal")
     ill_formed.SOPInstanceUID = ill_formed.file_meta.MediaStorageSOPInstanceUID = "SECRETNAME"
     (tmp_path / "ill.dcm").write_bytes(to_bytes(ill_formed))
-    port = program.start().port()
+    port = program.start("--role", "receive").port()
     done = program.call("send", "--to", f"127.0.0.1:{port}", str(tmp_path / "ill.dcm"))
     assert "0xC001" in done.stdout
     assert [each["reason_code"] for each in program.status()["receive"]["quarantine"]] == [

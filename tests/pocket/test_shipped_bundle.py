@@ -30,7 +30,7 @@ from triage.pocket.measure import (
 )
 from triage.pocket.phantoms import generate
 
-FRESH = range(7_000_000, 7_001_000)
+FRESH = range(7_000_000, 7_000_500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,12 +46,13 @@ def test_s2_what_is_just_within_the_limits_is_as_cheap(
     assert record(evidence, fates, [], long=long) == []
 
 
+@pytest.mark.long_only
 @pytest.mark.timeout(600)
 @requirement("S2", bound=f"{SENDERS} deflated objects at once under 256 MiB, each answered")
 def test_s2_deflated_objects_of_many_senders_at_once_are_all_answered(
-    evidence: Evidence, long: bool, sqlite_template: Path, tmp_path: Path
+    evidence: Evidence, sqlite_template: Path, tmp_path: Path
 ) -> None:
-    objects = deflated_objects(SENDERS, zeros_mib=60 if long else 20)
+    objects = deflated_objects(SENDERS, zeros_mib=60)
     with attacked(tmp_path, sqlite_template) as program, ThreadPoolExecutor(SENDERS) as senders:
         assert program.process is not None
         with growing(program.process.pid) as growth:

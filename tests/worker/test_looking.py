@@ -94,6 +94,18 @@ def test_a_head_that_fails_makes_the_image_failed_and_never_negative() -> None:
     assert not seen.answered
 
 
+def test_a_refusal_is_no_look_that_makes_up_for_a_model_that_failed() -> None:
+    def gated(vectors: np.typing.NDArray[np.float32]) -> Judgement:
+        return Judgement(findings=(), distance=1.4, in_distribution=False)
+
+    failing = Toy(name="failing", poison=poisoned_by(0.9)).loaded()
+    question = Question(decoded=picture(0.9), models=(failing, Toy().loaded(classify=gated)))
+    (seen,) = look([question], cached={}, batch_size=8)
+    states = [each.analysis for each in seen.results]
+    assert states == [Analysis.FAILED, Analysis.NOT_ELIGIBLE]
+    assert not seen.answered
+
+
 def test_a_failing_shadow_does_not_touch_what_is_served() -> None:
     shadow = Toy(name="shadow", poison=poisoned_by(0.9)).loaded(mode=Mode.SHADOW)
     question = Question(decoded=picture(0.9), models=(Toy().loaded(), shadow))

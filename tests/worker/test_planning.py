@@ -6,7 +6,7 @@ from pydicom.uid import MPEG4HP41
 from tests.assurance import requirement
 from tests.builders import make_ct_header, make_header
 from tests.worker.toys import SPEC, Toy
-from triage.records import Analysis, HeldInstance, Subject, SubjectContents, ViewSpec
+from triage.records import Analysis, HeldInstance, Mode, Subject, SubjectContents, ViewSpec
 from triage.rules.eligibility import EligibilityPolicy, HeaderMapping, IntendedUse
 from triage.worker.planning import NO_HEAD, NO_MODEL, plan_look
 
@@ -34,6 +34,14 @@ def test_without_a_model_the_reason_is_that_none_is_there() -> None:
     assert (answer.analysis, answer.reason) == (Analysis.NOT_ELIGIBLE, NO_MODEL)
     assert answer.model is None
     assert plan.specs == ()
+
+
+def test_what_rules_out_the_subject_itself_is_the_word_of_no_served_model() -> None:
+    served, shadow = Toy().loaded(), Toy(name="next").loaded(mode=Mode.SHADOW)
+    plan = plan_look(contents(make_header(), too_old=True), (served, shadow), POLICY)
+    assert [each.model for each in plan.answers] == [None, shadow.identity]
+    alone = plan_look(contents(make_header(), too_old=True), (shadow,), POLICY)
+    assert [each.model for each in alone.answers] == [shadow.identity]
 
 
 def test_a_bundle_without_a_head_says_so() -> None:

@@ -155,10 +155,10 @@ def _next(study: Row) -> str:
             )
         case "pending":
             return "Wait, or read it without the model; `triage status` says whether work goes on."
+        case _ if seen.flags(study):
+            return f"Read it now, {off}."
         case "not_eligible":
             return f"Read it in its turn, {off}: no model has looked at it."
-    if seen.flags(study):
-        return f"Read it now, {off}."
     return f"Read it in its turn, {off}: no flag does not mean normal."
 
 

@@ -18,7 +18,7 @@ from triage.database.contests import resolve_contest
 from triage.database.documents import kept_finding, read_header
 from triage.database.jobs import enqueue, rank_of
 from triage.database.queue import finish
-from triage.database.rows import give_way, subject_generation
+from triage.database.rows import give_way, retire_caption, subject_generation
 from triage.database.statements import insert_for, insert_id, insert_rows, update_row
 from triage.database.study_facts import study_caption
 from triage.database.tables import (
@@ -43,15 +43,6 @@ from triage.records import (
 from triage.rules.policies import Policies
 
 KEYS_PER_QUERY = 500
-RETIRE = (
-    update(CaptionRow)
-    .where(
-        CaptionRow.current,
-        CaptionRow.subject == bindparam("of_subject"),
-        CaptionRow.subject_id == bindparam("of_subject_id"),
-    )
-    .values(current=False)
-)
 EXPIRED = select(Study.images_expired_at.is_not(None)).where(Study.id == bindparam("study_id"))
 TOO_OLD = select(Study.too_old).where(Study.id == bindparam("study_id"))
 LITTLE_ENDIAN = np.dtype("<f4")
@@ -112,7 +103,6 @@ def commit_analysis(
         if not finish(connection, job, now=now, reason="analysed"):
             return False
         give_way(connection, job.subject, job.subject_id, to=results)
-        _retire_caption(connection, job)
         written = [_result_values(job, result) | {"created_at": now} for result in results]
         insert_rows(connection, ResultRow, written)
         _keep_digests(connection, pixel_digests)
@@ -163,7 +153,7 @@ def commit_caption(db: Database, job: Job, caption: Caption) -> bool:
             return False
         if _has_expired(connection, job.study_id):
             return False
-        _retire_caption(connection, job)
+        retire_caption(connection, job.subject, job.subject_id)
         insert_id(
             connection,
             CaptionRow,
@@ -270,11 +260,6 @@ def _result_values(job: Job, result: AnalysisResult) -> dict[str, Any]:
         "current": True,
         "job_id": job.id,
     }
-
-
-def _retire_caption(connection: Connection, job: Job) -> None:
-    of = {"of_subject": job.subject, "of_subject_id": job.subject_id}
-    connection.execute(RETIRE, of)
 
 
 def _has_expired(connection: Connection, study_id: int) -> bool:

@@ -7,10 +7,10 @@ row, then its jobs. SQLite has one writer at a time.
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from triage.database.statements import insert_row
-from triage.database.tables import Instance, ResultRow, Series, Study
+from triage.database.tables import CaptionRow, Instance, ResultRow, Series, Study
 from triage.records import Analysis, AnalysisResult, Job, Mode, Subject
 
 LOCK_STUDY = (
@@ -25,13 +25,21 @@ SUPERSEDE = (
     )
     .values(current=False)
 )
-SUPERSEDE_BUNDLE = SUPERSEDE.where(ResultRow.bundle_digest == bindparam("of_bundle"))
-SUPERSEDE_UNHEARD = SUPERSEDE.where(
-    or_(
-        ResultRow.mode != Mode.SERVE,
-        ResultRow.analysis != Analysis.ANALYSED,
-        ResultRow.bundle_digest.in_(bindparam("of_bundles", expanding=True)),
+SUPERSEDE_BUT = SUPERSEDE.where(ResultRow.id.not_in(bindparam("of_kept", expanding=True)))
+SERVED = select(ResultRow.id, ResultRow.bundle_digest, ResultRow.findings).where(
+    ResultRow.current,
+    ResultRow.subject == bindparam("of_subject"),
+    ResultRow.subject_id == bindparam("of_subject_id"),
+    ResultRow.mode == Mode.SERVE,
+)
+RETIRE = (
+    update(CaptionRow)
+    .where(
+        CaptionRow.current,
+        CaptionRow.subject == bindparam("of_subject"),
+        CaptionRow.subject_id == bindparam("of_subject_id"),
     )
+    .values(current=False)
 )
 GENERATIONS = {
     Subject.IMAGE: select(Instance.generation).where(Instance.id == bindparam("subject_id")),
@@ -52,41 +60,42 @@ def subject_generation(connection: Connection, subject: Subject, subject_id: int
     return generation
 
 
-def supersede_results(
-    connection: Connection,
-    subject: Subject,
-    subject_id: int,
-    *,
-    bundle_digest: str | None = None,
-) -> None:
-    """Take the current results of a subject out of count: all, or one bundle's."""
-    of = {"of_subject": subject, "of_subject_id": subject_id}
-    if bundle_digest is None:
-        connection.execute(SUPERSEDE, of)
-    else:
-        connection.execute(SUPERSEDE_BUNDLE, of | {"of_bundle": bundle_digest})
+def supersede_results(connection: Connection, subject: Subject, subject_id: int) -> None:
+    """Take the current results of a subject out of count."""
+    connection.execute(SUPERSEDE, {"of_subject": subject, "of_subject_id": subject_id})
+
+
+def retire_caption(connection: Connection, subject: Subject, subject_id: int) -> None:
+    """Take the words about a subject out of count."""
+    connection.execute(RETIRE, {"of_subject": subject, "of_subject_id": subject_id})
 
 
 def give_way(
     connection: Connection, subject: Subject, subject_id: int, *, to: Sequence[AnalysisResult]
 ) -> None:
-    """Take the current results of a subject out of count as far as a new look replaces them.
+    """Take the results and words about a subject out of count as far as a new look replaces them.
 
-    What a served model has told stays until it speaks again itself or another served model has
-    looked: a look by nobody, or by shadows alone, takes no flag away.
+    A flag that was served stays, with its words, until its model speaks again or another served
+    model has looked: a look by nobody, by shadows alone, or one that failed takes none away.
     """
+    of = {"of_subject": subject, "of_subject_id": subject_id}
     served = [result for result in to if result.mode is Mode.SERVE]
-    if any(result.analysis is Analysis.ANALYSED for result in served):
-        supersede_results(connection, subject, subject_id)
-        return
-    again = [result.model.digest for result in served if result.model]
-    of = {"of_subject": subject, "of_subject_id": subject_id, "of_bundles": again}
-    connection.execute(SUPERSEDE_UNHEARD, of)
+    kept = []
+    if not any(result.analysis is Analysis.ANALYSED for result in served):
+        again = {result.model.digest for result in served if result.model}
+        kept = [
+            row.id
+            for row in connection.execute(SERVED, of)
+            if row.bundle_digest not in again and any(each["flagged"] for each in row.findings)
+        ]
+    connection.execute(SUPERSEDE_BUT, of | {"of_kept": kept})
+    if not kept:
+        retire_caption(connection, subject, subject_id)
 
 
 def record_failure(connection: Connection, job: Job, reason: str, *, now: datetime) -> None:
-    """Write that a subject could not be analysed; results of an earlier look stay beside it."""
-    supersede_results(connection, job.subject, job.subject_id, bundle_digest="")
+    """Write that a subject could not be analysed; a flag of an earlier look stays beside it."""
+    give_way(connection, job.subject, job.subject_id, to=())
     insert_row(
         connection,
         ResultRow,

@@ -14,6 +14,7 @@ from triage.records import Analysis, AnalysisResult, Mode, ModelIdentity
 
 SubjectKey = tuple[str, int]
 
+# What each refresh of a study reads; replay adds what it needs.
 CURRENT_RESULTS = (
     select(
         ResultRow.study_id,
@@ -27,9 +28,7 @@ CURRENT_RESULTS = (
         ResultRow.analysis,
         ResultRow.reason,
         ResultRow.findings,
-        ResultRow.distance,
         ResultRow.not_for_clinical_use,
-        ResultRow.embedding_keys,
         ResultRow.created_at,
     )
     .where(ResultRow.current)
@@ -56,7 +55,7 @@ def by_subject(rows: Iterable[Any]) -> dict[tuple[int, SubjectKey], list[Said]]:
         said[row.study_id, (row.subject, row.subject_id)].append(
             Said(result=_result(row), generation=row.generation, created_at=row.created_at)
         )
-    return {key: [_placed(each, told[-1]) for each in told] for key, told in said.items()}
+    return {key: [_dated(each, told[-1]) for each in told] for key, told in said.items()}
 
 
 def is_stale(said: Iterable[Said], generation: int) -> bool:
@@ -64,7 +63,7 @@ def is_stale(said: Iterable[Said], generation: int) -> bool:
     return max((each.generation for each in said), default=generation) < generation
 
 
-def _placed(said: Said, newest: Said) -> Said:
+def _dated(said: Said, newest: Said) -> Said:
     if said.created_at == newest.created_at:
         return said
     return replace(said, result=replace(said.result, earlier=True))
@@ -80,7 +79,7 @@ def _result(row: Any) -> AnalysisResult:
         analysis=Analysis(row.analysis),
         reason=row.reason,
         findings=tuple(read_finding(document) for document in row.findings),
-        distance=row.distance,
+        distance=getattr(row, "distance", None),
         not_for_clinical_use=row.not_for_clinical_use,
-        embedding_keys=tuple(row.embedding_keys),
+        embedding_keys=tuple(getattr(row, "embedding_keys", ())),
     )

@@ -38,6 +38,7 @@ from triage.rules.priority import Decision
 
 STUDIES_A_PAGE = 200
 NEVER_SCOPED = "not loaded"  # how the scope of a bundle begins that could not be read
+STORED_RESULTS = CURRENT_RESULTS.add_columns(ResultRow.distance, ResultRow.embedding_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +225,7 @@ def _studies(connection: Connection, rows: Sequence[Any]) -> list[StoredStudy]:
 
 def _parts(connection: Connection, ids: Sequence[int]) -> dict[int, list[StoredPart]]:
     """Return the parts of some studies as `study_facts.study_contents` sees them."""
-    results = by_subject(connection.execute(CURRENT_RESULTS.where(ResultRow.study_id.in_(ids))))
+    results = by_subject(connection.execute(STORED_RESULTS.where(ResultRow.study_id.in_(ids))))
     waiting = _waiting(connection, ids)
     heads = _heads(connection, ids)
     series = _series(connection, ids)

@@ -24,7 +24,7 @@ CONFLICT_REASON = "other pixels arrived under the same SOP Instance UID"
 class Part:
     """One image or series and the current results about it."""
 
-    results: tuple[AnalysisResult, ...] = ()  # one per bundle; superseded ones left out
+    results: tuple[AnalysisResult, ...] = ()  # superseded ones left out
     pending: bool = False  # still arriving, or a job for its generation is not finished
     images: int = 1  # instances in it
 
@@ -90,8 +90,8 @@ def _flagged_earlier(part: Part) -> list[AnalysisResult]:
 
 
 def _heard(part: Part) -> list[AnalysisResult]:
-    spoke = [each for each in _served(part) if each.analysis is Analysis.ANALYSED]
-    return spoke + _flagged_earlier(part)
+    looked = [each for each in _served(part) if each.analysis is Analysis.ANALYSED]
+    return looked + _flagged_earlier(part)
 
 
 def _state_of(part: Part) -> Analysis:

@@ -42,9 +42,9 @@ class Seen:
 
     @property
     def answered(self) -> bool:
-        """Whether any served model has looked or has said why it did not."""
+        """Whether any served model has looked."""
         return any(
-            result.mode is Mode.SERVE and result.analysis is not Analysis.FAILED
+            result.mode is Mode.SERVE and result.analysis is Analysis.ANALYSED
             for result in self.results
         )
 

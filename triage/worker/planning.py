@@ -118,10 +118,18 @@ def refused_pixels(facts: ImageFacts, policy: EligibilityPolicy) -> str:
 
 
 def refusals(models: Sequence[LoadedModel], reason: str) -> tuple[AnalysisResult, ...]:
-    """Say the same for every model; once without a name where none is loaded."""
-    if not models:
-        return (refusal(None, reason),)
-    return tuple(refusal(model, reason) for model in models)
+    """Say what rules out the subject itself: once for all that serve, in nobody's name.
+
+    No model has looked, so it is not the word of one, and takes the place of no earlier word of it.
+    A shadow's record is kept by its name.
+    """
+    shadows = tuple(model for model in models if model.mode is Mode.SHADOW)
+    of_shadows = tuple(refusal(model, reason) for model in shadows)
+    return (
+        of_shadows
+        if models and len(shadows) == len(models)
+        else (refusal(None, reason), *of_shadows)
+    )
 
 
 def refusal(model: LoadedModel | None, reason: str) -> AnalysisResult:

@@ -121,13 +121,19 @@ def _compared(
     was_parts, would_parts = [], []
     for part, answer in zip(study.parts, new, strict=True):
         served = [each for each in part.results if each.mode is Mode.SERVE]
-        kept = [each for each in served if not _replaced(each, instead_of)]
+        looked = answer.analysis is Analysis.ANALYSED  # then no flag of an earlier look stays
+        kept = [
+            each
+            for each in served
+            if not _replaced(each, instead_of) and not (each.earlier and looked)
+        ]
         # A part that nobody has looked at yet stays as it is: it waits under either model.
         unseen = part.pending and not part.results
         # With what a shadow said: aggregate tells "nobody serves" from "not looked at yet".
         was_parts.append(_part(part, part.results))
         would_parts.append(_part(part, [] if unseen else [*kept, answer]))
-        _count_scores(summary, [each for each in served if each not in kept], answer)
+        replaced = [each for each in served if each not in kept and not each.earlier]
+        _count_scores(summary, replaced, answer)
     change = Change(
         study_instance_uid=study.study_instance_uid,
         received_at=study.received_at,

@@ -104,11 +104,11 @@ class NewBundle:
         return self._result(Analysis.ANALYSED, "", findings=said.findings, distance=said.distance)
 
     def _own(self, part: StoredPart) -> AnalysisResult | None:
-        """What this very bundle has said last, by its head or its gate."""
+        """What this very bundle has said, by its head or its gate."""
         digest = self._bundle.identity.digest
-        mine = [each for each in part.results if each.model and each.model.digest == digest]
+        mine = [each for each in _newest(part) if each.model and each.model.digest == digest]
         spoke = [each for each in mine if each.findings or each.distance is not None]
-        return spoke[-1] if spoke else None
+        return spoke[0] if spoke else None
 
     def _refusal(self, part: StoredPart, study: StoredStudy) -> str:
         """Return why the bundle would not look, by the header; as the worker plans it."""
@@ -141,10 +141,10 @@ class NewBundle:
         return next(iter(sorted(told & reasons - {""})), "")
 
     def _source(self, part: StoredPart) -> AnalysisResult | None:
-        """Return the last result whose embeddings this bundle's own encoder would have given."""
+        """Return a result whose embeddings this bundle's own encoder would have given."""
         usable = (
             each
-            for each in reversed(part.results)
+            for each in _newest(part)
             if each.embedding_keys and each.model and each.model.digest in self._usable
         )
         return next(usable, None)
@@ -196,10 +196,15 @@ class RecordedShadow:
         for result in part.results:
             model = result.model
             if result.mode is Mode.SHADOW and model and model.digest == self._digest:
-                return replace(result, mode=Mode.SERVE, earlier=False)
+                return replace(result, mode=Mode.SERVE)
         if part.pending and not part.results:
             return AnalysisResult(model=None, mode=Mode.SERVE, analysis=Analysis.PENDING)
         return Missing.NOT_RECORDED
+
+
+def _newest(part: StoredPart) -> list[AnalysisResult]:
+    """Return what the newest look has given: an earlier one may have seen other images."""
+    return [each for each in part.results if not each.earlier]
 
 
 def usable_as(scope: Scope, bundle: Bundle) -> str | None:
@@ -266,4 +271,4 @@ def _rethreshold(said: AnalysisResult, bundle: Bundle) -> AnalysisResult:
         )
         for finding in said.findings
     )
-    return replace(said, mode=Mode.SERVE, findings=findings, earlier=False)
+    return replace(said, mode=Mode.SERVE, findings=findings)
