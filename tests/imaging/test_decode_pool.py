@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 from tests.assurance import requirement
 from tests.dicom_files import gradient, make_dx, make_image, make_sr, write
 from triage.errors import DecodeCrashed, DecodeError, DecodeUnsupported, StoreError
-from triage.imaging.decode_pool import DecodePool, DecodeTask
+from triage.imaging.decode_pool import DecodedSubject, DecodePool, DecodeTask, _Ticket
 from triage.imaging.subject import decode_subject
 from triage.records import ViewSpec
 
@@ -171,6 +171,25 @@ def test_a_hanging_decoder_is_ended_at_the_deadline(good: DecodeTask, tmp_path: 
         with pytest.raises(DecodeCrashed, match="longer than 3 seconds"):
             poison.result(SOON_S)
         assert pool.submit(good).result(SOON_S)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_by_itself_makes_the_pool_a_failed_one(good: DecodeTask) -> None:
+    class Without(Future[DecodedSubject]):
+        """Cannot be answered, as where no memory is left."""
+
+        def set_result(self, result: object) -> None:
+            raise MemoryError
+
+        set_exception = set_result
+
+    with DecodePool(1, timeout_s=SOON_S) as pool:
+        assert pool.submit(good).result(SOON_S)
+        assert not pool.failed
+        pool._tickets.put((0, 0, _Ticket(good, Without())))
+        pool._threads[0].join(SOON_S)
+        assert pool.failed
+    assert not pool.failed
 
 
 @requirement("Q3")

@@ -88,6 +88,11 @@ class DecodePool:
             self._tickets.put((rank, next(self._numbers), _Ticket(task, future)))
         return future
 
+    @property
+    def failed(self) -> bool:
+        """Whether a thread has ended by itself, as without memory: what it held has no answer."""
+        return not self._closed and not all(thread.is_alive() for thread in self._threads)
+
     def close(self) -> None:
         """Cancel what waits, end the processes at once, join the threads."""
         with self._lock:
@@ -100,6 +105,8 @@ class DecodePool:
             self._tickets.put((math.inf, next(self._numbers), None))
         for thread in self._threads:
             thread.join()
+        for decoder in [*self._decoders]:  # of a thread that has ended by itself
+            self._end(decoder)
 
     def __enter__(self) -> Self:
         return self
@@ -231,23 +238,21 @@ class _Decoder:
             os.close(memory_fd)
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
-        """The next message, by a deadline that the process cannot push by sending slowly."""
-        watchdog = threading.Timer(timeout_s, self.kill)
-        watchdog.daemon = True
-        started = time.monotonic()
-        watchdog.start()
+        """The next message, by a deadline that the process cannot push by sending slowly.
+
+        Without a thread to watch it: where memory is short, the start of one may wait for ever.
+        """
         try:
-            answer, _ = receive(self._channel)
+            answer, _ = receive(self._channel, deadline_s=time.monotonic() + timeout_s)
+            self._channel.settimeout(None)
+        except TimeoutError:
+            self.kill()
+            raise DecodeCrashed(f"Decoding took longer than {timeout_s:g} seconds.") from None
         except (OSError, ValueError):
             answer = None
-        finally:
-            watchdog.cancel()
-            watchdog.join()  # it may be firing: `is_usable` must know before the next task
-        if answer is not None:
-            return answer
-        if time.monotonic() - started >= timeout_s:
-            raise DecodeCrashed(f"Decoding took longer than {timeout_s:g} seconds.")
-        raise DecodeCrashed(f"The decoder process {self._ending()}.")
+        if answer is None:
+            raise DecodeCrashed(f"The decoder process {self._ending()}.")
+        return answer
 
     def _ending(self) -> str:
         self.kill()

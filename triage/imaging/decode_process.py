@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,20 +145,24 @@ def send(channel: socket.socket, message: dict[str, Any], memory_fd: int | None 
     channel.sendall(body)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
+def receive(
+    channel: socket.socket, *, deadline_s: float | None = None
+) -> tuple[dict[str, Any] | None, int | None]:
     """One message and the descriptor that came with it; (None, None) at the end of the stream.
 
-    Raises ValueError for a message that is no JSON object or too long.
+    Raises ValueError for a message that is no JSON object or too long, TimeoutError at
+    `deadline_s` of the monotonic clock, however slowly the message comes.
     """
+    _limit(channel, deadline_s)
     head, fds, _flags, _address = socket.recv_fds(channel, FRAME.size, 1)
     memory_fd = fds[0] if fds else None
-    head += _exactly(channel, FRAME.size - len(head)) if head else b""
+    head += _exactly(channel, FRAME.size - len(head), deadline_s) if head else b""
     if len(head) < FRAME.size:
         return None, memory_fd
     (length,) = FRAME.unpack(head)
     if length > MAXIMUM_MESSAGE_BYTES:
         raise ValueError("The message is too long.")
-    body = _exactly(channel, length)
+    body = _exactly(channel, length, deadline_s)
     if len(body) < length:
         return None, memory_fd
     message = json.loads(body)
@@ -166,10 +171,20 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
     return message, memory_fd
 
 
-def _exactly(channel: socket.socket, count: int) -> bytes:
+def _limit(channel: socket.socket, deadline_s: float | None) -> None:
+    if deadline_s is None:
+        return
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    channel.settimeout(left_s)
+
+
+def _exactly(channel: socket.socket, count: int, deadline_s: float | None) -> bytes:
     """`count` bytes, fewer only at the end of the stream."""
     parts = []
     while count > 0:
+        _limit(channel, deadline_s)
         part = channel.recv(min(count, 1 << 20))
         if not part:
             break

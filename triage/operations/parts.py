@@ -22,6 +22,7 @@ from triage.operations.shared_store import HostToken
 from triage.store import Store
 
 if TYPE_CHECKING:
+    from triage.imaging.decode_pool import DecodePool
     from triage.ingest.storage_scp import StorageReceiver
     from triage.operations.metrics_server import MetricsServer
     from triage.worker.roster import Roster
@@ -298,6 +299,7 @@ class AnalysePart:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._roster: Roster | None = None
+        self._pool: DecodePool | None = None
         self._token = HostToken(store.root)
         self._settings = _settings(config)
         self._beat = RoleBeat(
@@ -329,6 +331,8 @@ class AnalysePart:
             return RuntimeError("loading the models stands still or takes too long")
         if self._beat.stuck:
             return RuntimeError("the worker has made no turn for too long")
+        if self._pool is not None and self._pool.failed:
+            return RuntimeError("a thread of the decoders has ended")
         return None
 
     def start(self) -> None:
@@ -360,6 +364,7 @@ class AnalysePart:
         pool = DecodePool(
             self._config.inference.decode_processes, timeout_s=self._config.worker.deadline_s
         )
+        self._pool = pool
         with pool:
             models = open_models(self._config, slot=slot.number)
             note_scopes(self._db, models)
