@@ -5,6 +5,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+from tests import patient
 from triage.records import Arrival, Header, Source
 from triage.rules.completion import CompletionPolicy
 from triage.rules.eligibility import EligibilityPolicy
@@ -41,9 +42,10 @@ def make_header(**changes: Any) -> Header:
         "series_instance_uid": new_uid(),
         "transfer_syntax_uid": EXPLICIT_LITTLE,
         "modality": "DX",
-        "patient_id": "P1",
-        "patient_name": "TEST^PATIENT",
-        "accession_number": "A1",
+        "patient_id": patient.ID,
+        "patient_name": patient.NAME,
+        "patient_birth_date": patient.BIRTH_DATE,
+        "accession_number": patient.ACCESSION_NUMBER,
         "body_part_examined": "CHEST",
         "rows": 512,
         "columns": 512,

@@ -1,8 +1,8 @@
 """Synthetic DICOM objects for tests: pixels in, data sets and Part 10 bytes out.
 
-No patient data: names and identifiers are invented. `make_dx`, `make_cr` and `make_ct_series`
-are what most tests want; `make_image` takes any element by keyword. `to_bytes` writes Part 10 in
-the object's transfer syntax, `compress` re-encodes an object.
+No patient data: the one patient is invented (tests/patient.py). `make_dx`, `make_cr` and
+`make_ct_series` are what most tests want; `make_image` takes any element by keyword. `to_bytes`
+writes Part 10 in the object's transfer syntax, `compress` re-encodes an object.
 """
 
 import os
@@ -23,8 +23,8 @@ from pydicom.pixels.encoders.base import get_encoder
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
-PATIENT_NAME: Final = "Phantom^Test"
-PATIENT_ID: Final = "TEST-0001"
+from tests import patient
+
 DEFLATED_IMAGE_FRAME: Final = "1.2.840.10008.1.2.8.1"
 NATIVE: Final = (
     uid.ImplicitVRLittleEndian,
@@ -51,8 +51,8 @@ def make_image(
     modality: str = "OT",
     photometric: str | None = None,
     bits_stored: int | None = None,
-    patient_id: str = PATIENT_ID,
-    patient_name: str = PATIENT_NAME,
+    patient_id: str = patient.ID,
+    patient_name: str = patient.NAME,
     study_instance_uid: str | None = None,
     series_instance_uid: str | None = None,
     sop_instance_uid: str | None = None,
@@ -71,6 +71,7 @@ def make_image(
     ds.StudyInstanceUID = study_instance_uid or generate_uid()
     ds.SeriesInstanceUID = series_instance_uid or generate_uid()
     ds.PatientName, ds.PatientID = patient_name, patient_id
+    ds.PatientBirthDate, ds.AccessionNumber = patient.BIRTH_DATE, patient.ACCESSION_NUMBER
     ds.StudyDate, ds.StudyTime = "20240102", "030405"
     ds.InstanceNumber = 1
     _describe_pixels(ds, pixels, photometric, bits_stored)

@@ -1,6 +1,9 @@
 """The daemon ends loudly when a part of it does, and tells systemd the truth."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from triage.config import Config, ReceiverConfig
-from triage.daemon import EXIT_AGAIN, EXIT_FAILED, Pulse, run, serve
+from triage.daemon import EXIT_AGAIN, EXIT_FAILED, SUPERVISED_BY, Pulse, run, serve
 from triage.database.connection import Database, open_database
 from triage.errors import ConfigError, DeviceFault
 from triage.operations.parts import RoleThread
@@ -73,6 +76,36 @@ def heard(manager: socket.socket) -> list[str]:
 def test_the_process_ends_when_a_part_has_ended(failure: BaseException, code: int) -> None:
     parts = [Stub(), Stub(failure=failure)]
     assert serve(parts, Supervisor([]), threading.Event()) == code
+
+
+NEVER_FINALIZED = """
+import atexit, threading
+from triage.cli import main
+atexit.register(threading.Event().wait)
+raise SystemExit(main(["run", "--role", "schedule"]))
+"""
+
+
+def test_a_failed_daemon_does_not_wait_for_the_end_of_the_interpreter(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    environ = {
+        **{name: text for name, text in os.environ.items() if name[:7] != "TRIAGE_"},
+        "TRIAGE_STORE__PATH": str(tmp_path / "store"),
+        "TRIAGE_DATABASE__URL": sqlite_url,
+        SUPERVISED_BY: "1",  # which has ended, as another one is its parent
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NEVER_FINALIZED],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == EXIT_FAILED, done.stderr
+    assert "daemon_stopped" in done.stderr.splitlines()[-1]
 
 
 def test_a_stop_that_was_asked_for_is_a_success() -> None:

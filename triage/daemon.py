@@ -6,6 +6,7 @@ image or device can take the doors down with it (DESIGN sections 3.1 and 3.5). T
 first and close first: C-ECHO is answered before any model is thought of.
 """
 
+import logging
 import os
 import resource
 import signal
@@ -46,7 +47,8 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
 
     Without `roles`: receive, watch and schedule as threads here and analyse as supervised child
     processes. With `roles`: exactly those, in this process. Raises ConfigError, RevisionError and
-    other TriageErrors for what forbids the start.
+    other TriageErrors for what forbids the start. Where a part has failed it does not return: it
+    ends the process.
     """
     chosen = _chosen(config, roles)
     configure_logging(level=config.logging.level, form=config.logging.format)
@@ -77,6 +79,10 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
         code = serve(parts, supervisor, stop)
         log.info("daemon_stops", exit_code=code)
     log.info("daemon_stopped", exit_code=code)
+    if code:
+        # The thread that failed may hang in a driver, which would then hold the interpreter's end.
+        logging.shutdown()
+        os._exit(code)
     return code
 
 
@@ -107,7 +113,7 @@ def serve(parts: Sequence[Part], supervisor: Supervisor, stop: threading.Event) 
 
 
 class Pulse:
-    """What systemd hears: ready once, then a ping as long as every role makes its turns.
+    """What systemd or the supervisor hears: ready once, then a ping while every role turns.
 
     Until it is ready: a request for more time whenever what is not ready has done some work, so
     that a large model may take its time to load and a hung load may not.
@@ -180,13 +186,21 @@ def _parts(config: Config, db: Database, store: Store, roles: set[str]) -> list[
 def _children(config: Config) -> list[Child]:
     """Return one worker process per slot. It reads the same configuration."""
     from triage.worker.serving import slots
+    from triage.worker.settings import WorkerSettings
 
+    # As long as a role may make no turn: a worker that can still tell why it ends does so first.
+    silence_s = WorkerSettings(lease_s=config.worker.lease_s).hang_s
     environment = {name: text for name, text in os.environ.items() if name not in VARIABLES}
     environment[SUPERVISED_BY] = str(os.getpid())
     if config.source is not None:
         environment["TRIAGE_CONFIG"] = str(config.source.absolute())
     command = (sys.executable, "-m", "triage", "run", "--role", "analyse")
     return [
-        Child(name=f"analyse-{number}", command=command, environment=environment)
+        Child(
+            name=f"analyse-{number}",
+            command=command,
+            environment=environment,
+            silence_s=silence_s,
+        )
         for number in range(slots(config))
     ]

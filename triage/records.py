@@ -83,6 +83,7 @@ class AlarmCode(StrEnum):
     OBJECTS_DAMAGED = "objects_damaged"  # a stored file does not hold what was received
     FOLDER_MISSING = "folder_missing"
     FOLDER_UNREADABLE = "folder_unreadable"  # a watched folder hides entries
+    FOLDER_FAILED = "folder_failed"  # files there were neither taken in nor kept aside
     AUDIT_WAITS = "audit_waits"  # audit messages are not spooled or not delivered
     DRIFT = "drift"  # studies are no longer like those that a model was put into service on
 

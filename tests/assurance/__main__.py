@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.assurance import table
 from tests.assurance.evidence import Finding, read_findings
+from tests.assurance.plugin import TEMPORARY
 from tests.assurance.requirements import REQUIREMENTS
 from tests.assurance.table import Verdict
 from tests.benchmarks import machine
@@ -75,7 +76,7 @@ class Places:
     """The folders of one run."""
 
     evidence: Path
-    left: Path
+    left: Path  # what trials leave, which the trials of privacy search
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -170,12 +171,15 @@ def run(turn: Turn, places: Places, *, long: bool, codes: Sequence[str]) -> bool
     command += [f"--basetemp={folder}", f"--evidence={places.evidence}"]
     command += [f"--left-behind={places.left}", *(["--long"] if long else [])]
     command += [f"--code={code}" for code in codes]
+    temporary = places.left / TEMPORARY
+    temporary.mkdir(exist_ok=True)
     _say(f"{turn.name} …")
     started = time.monotonic()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=FILE_LIMIT_S
-        )
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=FILE_LIMIT_S,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )  # fmt: skip
         code, output = done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired as late:
         told = (late.stdout or b"").decode("utf-8", "replace")

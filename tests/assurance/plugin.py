@@ -23,6 +23,7 @@ from tests.assurance.requirements import REQUIREMENTS
 
 PROMISES, RECORDED = "requirements", "evidence"  # names of user properties of a report
 LONG_TIMEOUT_S = 2400
+TEMPORARY = "temporary"  # of the folders that are left: what TMPDIR is in `make faults`
 
 
 class Evidence:
@@ -65,10 +66,11 @@ def long(pytestconfig: pytest.Config) -> bool:
 def left_behind(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ...]:
-    """The folders in which the tests of this run, and of those before it, left their files."""
+    """The folders in which the runs before this one left their files; none in `make test`."""
     before = pytestconfig.getoption("--left-behind")
     own = tmp_path_factory.getbasetemp()
-    return tuple(dict.fromkeys([*(sorted(Path(before).iterdir()) if before else ()), own]))
+    folders = sorted(Path(before).iterdir()) if before else ()
+    return tuple(each for each in folders if not own.is_relative_to(each))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

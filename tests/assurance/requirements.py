@@ -427,7 +427,7 @@ _ROWS = (
     Requirement(
         code="P5",
         promise="At twice peak, memory, threads and descriptors of every process stay flat.",
-        remark="15 minutes, not 24 hours",
+        remark="for the minutes that the figures tell, not for 24 hours",
     ),
     Requirement(
         code="P6",

@@ -23,6 +23,7 @@ PEER_ROW = re.compile(r"^\| ([A-Z]\d+) of (.+?) \|", re.MULTILINE)
 HEADINGS = ("", "Promise", "Shown by", "Bound", "Last figures", "Outcome", "Run")
 PEERS_TITLE = "### Beside other receivers"
 NAMED_TESTS = 4  # of one row; the others are counted
+UNCHECKED = "not checked here"
 
 
 class Verdict(StrEnum):
@@ -126,8 +127,12 @@ def _sections(lines: Mapping[str, str]) -> list[str]:
 
 
 def _summary(lines: Mapping[str, str]) -> str:
-    outcomes = [line.split(" | ")[-2].split(":")[0].strip("* ") for line in lines.values()]
-    told = ", ".join(f"{outcomes.count(each)} {each}" for each in Verdict)
+    cells = [line.split(" | ")[-2] for line in lines.values()]
+    outcomes = [cell.split(":")[0].strip("* ") for cell in cells]
+    counted = {each: f"{outcomes.count(each)} {each}" for each in Verdict}
+    if partly := sum(cell.startswith(f"{Verdict.MET}: ") and UNCHECKED in cell for cell in cells):
+        counted[Verdict.MET] += f" ({partly} of them with something {UNCHECKED})"
+    told = ", ".join(counted.values())
     if untried := len(REQUIREMENTS) - len(lines):
         told += f", {untried} not tried yet"
     return f"{len(REQUIREMENTS)} requirements: {told}."
@@ -162,11 +167,12 @@ def _has_peers(finding: Finding) -> bool:
 def _cells(row: Row) -> tuple[str, ...]:
     requirement = row.requirement
     found = row.findings
+    ran = [finding for finding in found if finding.outcome is not Outcome.SKIPPED]
     return (
         requirement.code + (" *" if requirement.star else ""),
         requirement.promise,
-        _tests(found),
-        "; ".join(dict.fromkeys(finding.bound for finding in found if finding.bound)),
+        _tests(ran or found),
+        "; ".join(dict.fromkeys(finding.bound for finding in ran if finding.bound)),
         _figures(found),
         _outcome(row),
         row.run,
@@ -186,7 +192,7 @@ def _outcome(row: Row) -> str:
 def _why(finding: Finding) -> str:
     if finding.outcome is Outcome.FAILED:
         return f"`{_function(finding).rpartition('::')[2]}`: {finding.reason}"
-    return f"not checked here: {finding.reason}"
+    return f"{UNCHECKED}: {finding.reason}"
 
 
 def _tests(findings: Sequence[Finding]) -> str:

@@ -174,6 +174,15 @@ def test_every_requirement_has_its_row_and_the_summary_counts_them(document: Pat
     assert f"68 requirements: {told}." in text
 
 
+def test_what_was_skipped_shows_nothing_and_is_counted_apart() -> None:
+    skipped = replace(SKIPPED, test=f"{SKIPPED.test}_with_a_tool", bound="1 s")
+    line = table.body(table.rows([PASSED, skipped], run="2026-01-01"), "", {})
+    (row,) = [each for each in line.splitlines() if each.startswith("| N8 |")]
+    assert "| `security/test_x.py::test_n8` | 2 s |" in row
+    assert "| met: not checked here: no tool |" in row
+    assert "68 requirements: 1 met (1 of them with something not checked here), " in line
+
+
 def test_figures_of_all_parameters_stand_in_one_row() -> None:
     both = [replace(PASSED, test=f"{PASSED.test}[{name}]") for name in ("sqlite", "postgresql")]
     (row,) = table.rows(both, run="2026-01-01", codes=["N8"])

@@ -40,6 +40,7 @@ def write_dicom(pictures: Sequence[Path], folder: Path) -> dict[str, Path]:
             WindowCenter="128",
             WindowWidth="256",
             PatientAge=None,
+            PatientBirthDate=None,
             ViewPosition=None,
         )
         path = folder / f"{picture.stem}.dcm"

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,8 +46,8 @@ def make_site(directory: Path, database_url: str, *, more: str = "") -> Site:
     return Site(directory=directory, config=load_config(path, {}))
 
 
-def arrive(site: Site, *, content: str = "", **header: object) -> Arrival:
-    """Record one arrived radiograph at the site; `header` are fields of its header."""
+def arrive(site: Site, *, content: str = "", ago_s: float = 0.0, **header: object) -> Arrival:
+    """Record one radiograph that arrived at the site; `header` are fields of its header."""
     arrival = make_arrival(make_header(**header), content=content)
     database = open_database(site.config.database.url)
     try:
@@ -55,7 +56,7 @@ def arrive(site: Site, *, content: str = "", **header: object) -> Arrival:
                 connection,
                 arrival,
                 policies=site.config.policies,
-                now=database.now(connection),
+                now=database.now(connection) - timedelta(seconds=ago_s),
             )
     finally:
         database.dispose()

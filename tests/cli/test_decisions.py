@@ -2,8 +2,10 @@
 
 import getpass
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -20,12 +22,18 @@ def here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
     """Return the worklist as the JSON document gives it."""
-    capsys.readouterr()
-    assert main(["worklist", "--json", *options]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert set(document) == {"schema_version", "studies"}
+    document = json_of(capsys, "worklist", "--json", *options)
+    assert set(document) == {"schema_version", "as_of", "studies"}
     studies: list[dict[str, Any]] = document["studies"]
     return studies
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *verb: str) -> dict[str, Any]:
+    """Return the document that a verb prints."""
+    capsys.readouterr()
+    assert main(verb) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
 
 
 @requirement("W6")
@@ -51,6 +59,67 @@ def test_a_person_sets_a_priority_and_withdraws_it(
     assert main(["priority", uid, "none"]) == 0
     (study,) = listed(capsys)
     assert study["priority_source"] != "person"
+
+
+@requirement("W6")
+@pytest.mark.parametrize("verb", [["acknowledge", "A1"], ["priority", "A1", "LOW"]])
+def test_what_came_after_the_look_is_not_decided_about(
+    verb: list[str], site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked_at = json_of(capsys, "worklist", "--json")["as_of"]
+    arrive(site, accession_number="A1")
+    assert main([*verb, "--as-of", looked_at, "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "came an image at" in said.err
+    assert "Look at it again: `triage show STUDY`" in said.err
+    (study,) = listed(capsys)
+    assert study["priority_source"] != "person"
+    assert main([*verb, "--as-of", datetime.now(UTC).isoformat()]) == 0
+
+
+@pytest.mark.parametrize("verb", [["worklist"], ["show", "A1"]])
+def test_the_time_of_a_look_can_be_named_when_deciding(
+    verb: list[str], site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrive(site, ago_s=60, accession_number="A1")
+    looked_at = json_of(capsys, *verb, "--json")["as_of"]
+    decided = json_of(capsys, "acknowledge", "A1", "--as-of", looked_at, "--json")
+    assert decided["covered"]["unchanged_since"] < looked_at
+    (event,) = json_of(capsys, "show", "A1", "--json")["studies"][0]["events"]
+    assert event["detail"]["as_of"] == looked_at
+
+
+def test_a_decision_tells_people_and_programs_what_it_covers(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrive(site, accession_number="A1")
+    covered = json_of(capsys, "priority", "A1", "LOW", "--json")["covered"]
+    since = datetime.fromisoformat(covered.pop("unchanged_since"))
+    assert covered == {
+        "generation": 1,
+        "number_of_study_related_instances": 1,
+        "analysis": "pending",
+        "images_eligible": 1,
+        "images_analysed": 0,
+        "flagged": [],
+    }
+    assert json_of(capsys, "priority", "A1", "none", "--json")["covered"] is None
+    assert main(["acknowledge", "A1"]) == 0
+    said = capsys.readouterr().out
+    assert "covers 1 object (generation 1), no flag, pending, 0 of 1 eligible images" in said
+    assert f"unchanged since {since:%Y-%m-%d %H:%M:%S}Z." in said
+
+
+def test_a_time_without_a_zone_is_of_the_site(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(site, ago_s=60, accession_number="A1")
+    monkeypatch.setenv("TRIAGE_SITE__TIMEZONE", "Pacific/Kiritimati")
+    looked_at = datetime.now(ZoneInfo("Pacific/Kiritimati")).replace(tzinfo=None)
+    early = looked_at - timedelta(hours=14)  # read as UTC it would be now
+    assert main(["acknowledge", "A1", "--as-of", early.isoformat()]) == 1
+    assert main(["acknowledge", "A1", "--as-of", looked_at.isoformat()]) == 0
 
 
 def test_a_study_set_to_stat_is_read_first(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

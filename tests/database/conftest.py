@@ -82,9 +82,20 @@ class Room:
             arrivals.close_due_studies(connection, policies=self.policies, now=self.clock())
             return series
 
-    def claim(self, *kinds: JobKind, owner: str = "worker", limit: int = 100) -> list[Job]:
+    def claim(
+        self,
+        *kinds: JobKind,
+        owner: str = "worker",
+        limit: int = 100,
+        first_tries_only: bool = False,
+    ) -> list[Job]:
         return queue.claim(
-            self.db, kinds=kinds or [JobKind.ANALYSE], owner=owner, lease_s=60, limit=limit
+            self.db,
+            kinds=kinds or [JobKind.ANALYSE],
+            owner=owner,
+            lease_s=60,
+            limit=limit,
+            first_tries_only=first_tries_only,
         )
 
     def commit(self, job: Job, *said: AnalysisResult, **changes: Any) -> bool:

@@ -20,10 +20,29 @@ from triage.database.contests import resolve_contest
 from triage.database.retention import expire_study
 from triage.database.tables import Instance, ObjectEvent, Series
 from triage.database.tables_house import Alarm, JobRow, Sender
-from triage.errors import PermanentError
-from triage.records import Analysis, ObjectState, Rank, Source, StudyState, Subject
+from triage.errors import PermanentError, StaleLease
+from triage.records import (
+    Analysis,
+    AnalysisResult,
+    Mode,
+    ObjectState,
+    Rank,
+    Source,
+    StudyState,
+    Subject,
+)
 from triage.rules.eligibility import EligibilityPolicy
 from triage.rules.orders import OrderRule, OrdersPolicy
+from triage.rules.ranks import urgency
+
+PRIOR = {"study_date": "20200101", "study_time": "080000"}
+TODAY = {"study_date": "20260102", "study_time": "080000"}
+TOO_OLD = AnalysisResult(
+    model=None,
+    mode=Mode.SERVE,
+    analysis=Analysis.NOT_ELIGIBLE,
+    reason="study was older than 24 h on arrival",
+)
 
 
 def test_a_radiograph_is_stored_and_looked_at_at_once(room: Room) -> None:
@@ -380,6 +399,56 @@ def test_an_image_with_an_older_date_takes_no_study_off_the_list(room: Room) -> 
     assert room.reading_order() == [header.study_instance_uid]
 
 
+def test_a_later_image_with_a_newer_date_has_the_whole_study_looked_at(room: Room) -> None:
+    room.policies = make_policies(eligibility=EligibilityPolicy(maximum_study_age_h=24))
+    header = make_header(**PRIOR)
+    old = room.arrive(make_arrival(header))
+    slice_ = make_ct_header(study_instance_uid=header.study_instance_uid, **PRIOR)
+    room.arrive(make_arrival(slice_))
+    room.clock.advance(10)
+    room.close()
+    for job in room.claim():
+        room.commit(job, TOO_OLD)
+    assert room.reading_order() == []
+
+    room.arrive(make_arrival(replace(header, sop_instance_uid=new_uid(), **TODAY)))
+    assert room.reading_order() == [header.study_instance_uid]
+    assert room.study(old.study_id).analysis == Analysis.PENDING
+    assert [(job.subject, job.rank) for job in room.claim()] == [
+        (Subject.IMAGE, urgency(Rank.ROUTINE)),
+        (Subject.SERIES, urgency(Rank.ROUTINE)),
+        (Subject.IMAGE, urgency(Rank.ROUTINE)),
+    ]
+
+
+def test_a_corrected_date_has_the_study_looked_at_that_it_lists(room: Room) -> None:
+    room.policies = make_policies(eligibility=EligibilityPolicy(maximum_study_age_h=24))
+    header = make_header(**PRIOR)
+    seen = room.arrive(make_arrival(header))
+    [job] = room.claim()
+    room.commit(job, TOO_OLD)
+    begun = room.arrive(make_arrival(replace(header, sop_instance_uid=new_uid())))
+    [under_way] = room.claim()
+    room.arrive(make_arrival(replace(header, **TODAY), content="corrected"))
+    [comparison] = room.claim()
+    waiting = room.arrive(make_arrival(replace(header, sop_instance_uid=new_uid())))
+    results.commit_comparison(
+        room.db,
+        comparison,
+        verdict=ObjectState.REVISION,
+        pixel_digests={},
+        policies=room.policies,
+    )
+    assert room.reading_order() == [header.study_instance_uid]
+    with pytest.raises(StaleLease):
+        room.commit(under_way, TOO_OLD)
+    again = room.claim()
+    assert {job.subject_id for job in again} == {
+        each.instance_id for each in (seen, begun, waiting)
+    }
+    assert {job.rank for job in again} == {urgency(Rank.ROUTINE)}
+
+
 def test_orders_decide_the_first_rank_and_a_later_image_may_raise_it(room: Room) -> None:
     stat = OrderRule(priority=Rank.STAT, current_patient_location="^ED")
     room.policies = make_policies(orders=OrdersPolicy(rules=(stat,)))
@@ -422,6 +491,50 @@ def test_images_that_expired_are_held_and_looked_at_again_when_they_are_resent(
     study = room.study(study_id)
     assert (study.images_expired_at, study.acknowledged_at) == (None, None)
     assert study.state == StudyState.ARRIVING
+
+
+def test_of_a_series_that_expired_only_what_comes_again_is_counted(room: Room) -> None:
+    study, series = new_uid(), new_uid()
+    arrivals = [
+        make_arrival(make_ct_header(study_instance_uid=study, series_instance_uid=series))
+        for _ in range(4)
+    ]
+    for arrival in arrivals[:3]:
+        study_id = room.arrive(arrival).study_id
+    look_at_the_series(room)
+    assert counts(room, study_id) == (3, 3, "")
+    room.acknowledge(study_id)
+    with room.db.write() as connection:
+        assert len(expire_study(connection, study_id, now=room.clock())) == 3
+
+    room.arrive(arrivals[3])
+    look_at_the_series(room)
+    assert counts(room, study_id) == (1, 1, "expired before the last look: 3 images")
+    room.arrive(arrivals[0])
+    look_at_the_series(room)
+    assert counts(room, study_id) == (2, 2, "expired before the last look: 2 images")
+
+
+def look_at_the_series(room: Room) -> None:
+    room.clock.advance(10)
+    room.close()
+    [job] = room.claim()
+    room.commit(job, analysed(0.1, flagged=False))
+
+
+def counts(room: Room, study_id: int) -> tuple[int, int, str]:
+    study = room.study(study_id)
+    return study.images_eligible, study.images_analysed, study.analysis_reason
+
+
+def test_a_series_that_has_expired_closes_without_a_look(room: Room) -> None:
+    study_id = room.arrive(make_arrival(make_ct_header())).study_id
+    room.acknowledge(study_id)
+    with room.db.write() as connection:
+        expire_study(connection, study_id, now=room.clock())
+    room.clock.advance(10)
+    assert room.close() == 1
+    assert room.claim() == []
 
 
 def test_series_of_one_study_are_told_apart(room: Room) -> None:

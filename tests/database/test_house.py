@@ -113,7 +113,7 @@ def test_a_file_is_known_while_its_size_and_time_stand(room: Room) -> None:
         changed = intake_log.known_folder_entry(connection, "in/a.dcm", **{**FILE, "size_bytes": 9})
         listed = intake_log.known_folder_entries(connection, ["in/a.dcm", "in/b.dcm"])
     assert (known, changed) == ("duplicate", None)
-    assert listed == {"in/a.dcm": (10, 2**62)}
+    assert listed == {"in/a.dcm": (10, 2**62, "duplicate")}
     assert len(room.rows(FolderEntry)) == 1
     with room.db.write() as connection:
         intake_log.forget_folder_entry(connection, "in/a.dcm")

@@ -4,16 +4,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
-from sqlalchemy import update
 
 from tests.assurance import requirement
 from tests.builders import make_arrival, make_ct_header, make_header, make_policies, new_uid
 from tests.database.conftest import Room, analysed
 from triage.database import queue
 from triage.database.connection import Database
-from triage.database.tables import ResultRow, Study
+from triage.database.retention import expire_study
+from triage.database.tables import ResultRow
 from triage.database.tables_house import Event, JobEvent, JobRow
 from triage.errors import DecodeCrashed, DecodeError, StaleLease
 from triage.records import Analysis, Job, JobKind, JobState, ObjectState, Rank, Subject
@@ -174,6 +175,24 @@ def test_a_released_job_is_due_at_once_and_its_attempt_is_not_counted(room: Room
     assert again.fence > job.fence
 
 
+@requirement("Q3")
+def test_of_jobs_that_were_tried_before_one_is_claimed_at_a_time(room: Room) -> None:
+    for _ in range(3):
+        room.arrive(make_arrival())
+    lapsed = room.claim()
+    room.clock.advance(LEASE_S)
+    fresh = [room.arrive(make_arrival()).study_id for _ in range(2)]
+    claimed = room.claim(owner="other")
+    assert [(job.study_id, job.attempts) for job in claimed] == [
+        (lapsed[0].study_id, 2),
+        *((study_id, 1) for study_id in fresh),
+    ]
+    assert sweep(room) == 2  # those that nobody has claimed are queued again
+    assert room.claim(owner="other", first_tries_only=True) == []
+    assert [job.id for job in room.claim(owner="other")] == [lapsed[1].id]
+    assert [job.id for job in room.claim(owner="other")] == [lapsed[2].id]
+
+
 # --- failures
 
 
@@ -304,13 +323,36 @@ def test_all_dead_letters_can_be_tried_again(room: Room) -> None:
 def test_a_dead_letter_of_expired_images_is_left_alone(room: Room) -> None:
     job = one_job(room)
     fail(room, job, DecodeError("broken"))
+    room.acknowledge(job.study_id)
     with room.db.write() as connection:
-        connection.execute(
-            update(Study).where(Study.id == job.study_id).values(images_expired_at=room.clock())
-        )
+        assert expire_study(connection, job.study_id, now=room.clock())
         values = {"by": "admin", "policies": room.policies, "now": room.clock()}
         assert queue.requeue_dead(connection, **values) == 0
+        assert queue.requeue_study(connection, job.study_id, **values) == 0
     assert room.claim() == []
+
+
+def test_of_an_expired_study_that_is_looked_at_again_which_is_held(room: Room) -> None:
+    header = make_header()
+    held = room.arrive(make_arrival(header))
+    room.arrive(make_arrival(make_ct_header(study_instance_uid=header.study_instance_uid)))
+    room.clock.advance(10)
+    room.close()
+    for job in room.claim():
+        room.commit(job, analysed(0.1, flagged=False), pixel_digests={held.instance_id: "same"})
+    room.acknowledge(held.study_id)
+    with room.db.write() as connection:
+        expire_study(connection, held.study_id, now=room.clock())
+    room.arrive(make_arrival(replace(header, patient_name="NEW^NAME"), content="corrected"))
+    [comparison] = room.claim()
+    fail(room, comparison, DecodeError("broken"))
+    for again in (queue.requeue_dead, partial(queue.requeue_study, study_id=held.study_id)):
+        with room.db.write() as connection:
+            values = {"by": "admin", "policies": room.policies, "now": room.clock()}
+            assert again(connection, **values) == 1
+        [job] = room.claim()
+        assert job.subject_id == comparison.subject_id
+        fail(room, job, DecodeError("broken"))
 
 
 # --- traces

@@ -1,6 +1,7 @@
 """Worklist, study, quarantine and dead letters as programs without the ORM layer read them."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.database.table_rows import (
     add_study,
     at,
 )
-from triage.database import reading
+from triage.database import audit, reading
 from triage.database.connection import Database
 from triage.database.house import record_decision
 from triage.database.intake_log import record_quarantined, settle_quarantined
@@ -145,6 +146,15 @@ def test_columns_that_need_decoding_are_those_of_the_tables() -> None:
     assert flags == FLAGS
 
 
+def test_the_time_of_a_look_is_before_what_is_not_committed_yet(
+    database: Database, reader: reading.Reader
+) -> None:
+    with database.write() as connection:
+        begun_at = database.now(connection)
+        looked_at = datetime.fromisoformat(reading.as_of(reader))
+    assert looked_at < begun_at < looked_at + timedelta(minutes=1)
+
+
 # --- show
 
 
@@ -247,6 +257,17 @@ def test_jobs_are_shown_with_their_steps_and_decisions_with_their_person(
     assert (event["what"], event["by"]) == ("acknowledged", "reader1")
     assert event["detail"] == {"generation": 1}
     assert event["at"] == "2026-01-02T12:00:05.000000Z"
+
+
+@pytest.mark.parametrize("what", audit.NOTES)
+def test_a_note_for_the_audit_trail_is_not_shown_as_a_decision(
+    database: Database, reader: reading.Reader, what: str
+) -> None:
+    study = add_study(database, "1.1")
+    with database.write() as connection:
+        audit.note(connection, study_id=study, what=what, by="reader1", detail={}, now=at(5))
+    (document,) = reading.show(reader, "1.1")
+    assert document["events"] == []
 
 
 # --- quarantine and dead letters

@@ -151,21 +151,54 @@ def test_a_score_without_a_flag_does_not_outlive_the_look_that_gave_it(room: Roo
     assert (study.findings, study.analysis_reason) == ([], "no model serves")
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        pytest.param(analysed(0.1, flagged=False, model=NEXT), id="another model looked"),
-        pytest.param(replace(REFUSED, model=MODEL), id="the same model refused"),
-    ],
-)
-def test_a_flag_gives_way_to_a_served_look_and_to_its_own_model(
-    room: Room, said: AnalysisResult
-) -> None:
+def test_a_flag_gives_way_when_another_served_model_has_looked(room: Room) -> None:
     job = one_job(room)
     room.commit(job, analysed(0.9))
     look_again(room, job.study_id, analysed(0.1, flagged=False, mode=Mode.SHADOW))
-    study = look_again(room, job.study_id, said)
+    study = look_again(room, job.study_id, analysed(0.1, flagged=False, model=NEXT))
     assert (study.priority, study.flagged_at) == (Rank.ROUTINE, None)
+
+
+SAME_REFUSED = replace(REFUSED, model=MODEL, reason="unlike its images")
+SAME_FAILED = replace(
+    SAME_REFUSED, analysis=Analysis.FAILED, reason="memory ran out", not_for_clinical_use=True
+)
+
+
+@requirement("M1")
+@pytest.mark.parametrize(
+    ("said", "state", "reason"),
+    [
+        pytest.param([SAME_REFUSED], "not_eligible", "unlike its images", id="it refuses"),
+        pytest.param(
+            [SAME_FAILED, analysed(0.1, flagged=False, model=NEXT)],
+            "failed",
+            "failed: 1 image (memory ran out; flagged by an earlier look)",
+            id="it fails and another looks",
+        ),
+        pytest.param(
+            [SAME_FAILED, NOBODY, REFUSED],
+            "failed",
+            "failed: 1 image (memory ran out; flagged by an earlier look)",
+            id="it fails and nobody looks",
+        ),
+    ],
+)
+def test_a_flag_stays_where_its_own_model_could_not_look(
+    room: Room, said: list[AnalysisResult], state: str, reason: str
+) -> None:
+    job = one_job(room)
+    room.commit(job, analysed(0.9), caption_due=True)
+    [caption] = room.claim(JobKind.CAPTION)
+    assert results.commit_caption(room.db, caption, words("As the model sees it."))
+    for _ in range(2):
+        study = look_again(room, job.study_id, *said)
+        assert (study.priority, study.analysis) == (Rank.HIGH, state)
+        assert [each["flagged"] for each in study.findings] == [True]
+        assert study.analysis_reason.startswith(reason)
+        assert study.caption == "As the model sees it."
+    study = look_again(room, job.study_id, analysed(0.2, flagged=False))
+    assert (study.priority, study.analysis, study.caption) == (Rank.ROUTINE, "analysed", "")
 
 
 @requirement("M1")

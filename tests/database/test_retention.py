@@ -1,16 +1,17 @@
 """Pixels, embeddings and captions of a study expire together; what nobody has read stays."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 
 from tests.assurance import requirement
-from tests.builders import make_arrival, make_header, make_policies
+from tests.builders import BASIC_TEXT_SR, make_arrival, make_header, make_policies
 from tests.database.conftest import MODEL, Room, analysed
 from triage.database import results
 from triage.database.retention import expirable_studies, expire_study, still_expired
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow
-from triage.records import Caption, JobKind, StudyState
+from triage.records import Caption, JobKind, ObjectState, StudyState
 from triage.rules.eligibility import EligibilityPolicy
 
 
@@ -77,6 +78,44 @@ def test_pixels_embedding_and_caption_go_together_and_the_rows_stay(room: Room) 
     assert len(room.rows(ResultRow)) == 1
     assert expire(room, study) == []
     assert room.claim() == []
+
+
+@requirement("P3")
+def test_nothing_expires_while_its_pixels_wait_to_be_compared(room: Room) -> None:
+    header = make_header()
+    study = room.arrive(make_arrival(header)).study_id
+    [job] = room.claim()
+    room.commit(job, analysed(flagged=False))
+    room.acknowledge(study)
+    room.arrive(make_arrival(replace(header, patient_name="NEW^NAME"), content="corrected"))
+    room.clock.advance(31 * 86400)
+    assert expirable(room) == []
+    assert expire(room, study) == []
+
+    [comparison] = room.claim()
+    results.commit_comparison(
+        room.db,
+        comparison,
+        verdict=ObjectState.REVISION,
+        pixel_digests={},
+        policies=room.policies,
+    )
+    assert expirable(room) == [study]
+    assert len(expire(room, study)) == 2
+
+
+def test_a_correction_without_pixels_of_an_expired_study_expires_too(room: Room) -> None:
+    header = make_header(modality="SR", sop_class_uid=BASIC_TEXT_SR, has_pixels=False)
+    study = room.arrive(make_arrival(header)).study_id
+    room.acknowledge(study)
+    room.clock.advance(31 * 86400)
+    assert len(expire(room, study)) == 1
+    room.arrive(make_arrival(replace(header, patient_name="NEW^NAME"), content="corrected"))
+    assert room.study(study).state == StudyState.ACKNOWLEDGED
+    assert expirable(room) == []
+    room.clock.advance(31 * 86400)
+    assert expirable(room) == [study]
+    assert len(expire(room, study)) == 1
 
 
 def test_a_file_that_came_again_meanwhile_is_not_to_be_deleted(room: Room) -> None:

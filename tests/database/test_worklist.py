@@ -1,5 +1,8 @@
 """The worklist: its order, who leaves it, what brings a study back, and what persons decide."""
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
 import pytest
 
 from tests.assurance import requirement
@@ -31,10 +34,50 @@ def refresh(room: Room) -> int:
         return worklist.refresh_due(connection, policies=room.policies, now=room.clock())
 
 
-def give(room: Room, study_id: int, rank: Rank | None) -> None:
+def give(
+    room: Room, study_id: int, rank: Rank | None, as_of: datetime | None = None
+) -> worklist.Covered:
     with room.db.write() as connection:
-        worklist.set_priority(
-            connection, study_id, rank, by="reader", policies=room.policies, now=room.clock()
+        return worklist.set_priority(
+            connection,
+            study_id,
+            rank,
+            by="reader",
+            policies=room.policies,
+            now=room.clock(),
+            as_of=as_of,
+        )
+
+
+def read(room: Room, study_id: int, as_of: datetime | None = None) -> worklist.Covered:
+    with room.db.write() as connection:
+        return worklist.acknowledge(
+            connection,
+            study_id,
+            by="reader",
+            policies=room.policies,
+            now=room.clock(),
+            as_of=as_of,
+        )
+
+
+def lower(room: Room, study_id: int, as_of: datetime) -> worklist.Covered:
+    return give(room, study_id, Rank.LOW, as_of)
+
+
+def break_look(room: Room) -> None:
+    """Have the next look fail for good."""
+    from triage.database.queue import fail
+
+    job = room.claim(limit=1)[0]
+    with room.db.write() as connection:
+        fail(
+            connection,
+            job,
+            DecodeError("broken"),
+            policies=room.policies,
+            jitter=0,
+            now=room.clock(),
         )
 
 
@@ -197,27 +240,117 @@ def test_a_new_finding_puts_an_acknowledged_study_back(room: Room) -> None:
     assert order(room) == [study]
 
 
-def test_a_failed_new_look_puts_an_acknowledged_study_back(room: Room) -> None:
-    from triage.database.queue import fail
-
+@pytest.mark.parametrize("later_s", [60, -HOUR_S], ids=["later", "the clock stepped back"])
+def test_a_failed_new_look_puts_an_acknowledged_study_back(room: Room, later_s: float) -> None:
     study = arrive(room)
     look(room, flagged=True)
     room.acknowledge(study)
-    room.clock.advance(60)
+    room.clock.advance(later_s)
     requeue(room, study)
-    [job] = room.claim()
-    with room.db.write() as connection:
-        fail(
-            connection,
-            job,
-            DecodeError("broken"),
-            policies=room.policies,
-            jitter=0,
-            now=room.clock(),
-        )
+    break_look(room)
     row = room.study(study)
     assert (row.analysis, row.attention) == (Analysis.FAILED, NEW_FAILURE)
     assert order(room) == [study]
+
+
+def test_a_served_model_that_fails_on_a_new_look_puts_an_acknowledged_study_back(
+    room: Room,
+) -> None:
+    study = arrive(room)
+    look(room, flagged=True)
+    room.acknowledge(study)
+    room.clock.advance(-HOUR_S)
+    requeue(room, study)
+    [job] = room.claim()
+    room.commit(job, analysed(analysis=Analysis.FAILED, reason="memory ran out", findings=()))
+    assert room.study(study).attention == NEW_FAILURE
+    assert order(room) == [study]
+
+
+def test_a_failure_that_the_person_saw_does_not_bring_a_study_back(room: Room) -> None:
+    study = arrive(room)
+    break_look(room)
+    room.clock.advance(-HOUR_S)
+    room.acknowledge(study)
+    assert order(room) == []
+    requeue(room, study)
+    assert order(room) == []
+    break_look(room)
+    assert room.study(study).attention == NEW_FAILURE
+
+
+# --- what a decision covers
+
+
+def late_image(room: Room, study: int) -> None:
+    arrive(room, study_instance_uid=room.study(study).study_instance_uid)
+
+
+CAME_LATER = {
+    "an image": late_image,
+    "a flag": lambda room, _: look(room, flagged=True),
+    "a failed analysis": lambda room, _: break_look(room),
+}
+
+
+@requirement("W6")
+@pytest.mark.parametrize("decide", [read, lower], ids=["acknowledge", "priority"])
+@pytest.mark.parametrize(("what", "happen"), CAME_LATER.items(), ids=CAME_LATER)
+def test_nobody_decides_about_what_came_after_the_look(
+    room: Room,
+    what: str,
+    happen: Callable[[Room, int], None],
+    decide: Callable[[Room, int, datetime], worklist.Covered],
+) -> None:
+    study = arrive(room)
+    room.clock.advance(60)
+    looked_at = room.clock()
+    room.clock.advance(540)
+    happen(room, study)
+    came_at = room.clock()
+    room.clock.advance(60)
+    with pytest.raises(PermanentError, match=f"came {what} at 2026-01-02T09:10:00") as refused:
+        decide(room, study, looked_at)
+    assert "Look at it again" in refused.value.hint
+    assert (order(room), room.rows(Event)) == ([study], [])
+    assert room.study(study).person_priority is None
+
+    assert decide(room, study, came_at).unchanged_since == came_at
+    assert room.rows(Event)[0].detail["as_of"] == "2026-01-02T09:10:00.000000Z"
+
+
+def test_what_a_look_would_have_shown_the_same_does_not_stop_a_decision(room: Room) -> None:
+    study = arrive(room)
+    looked_at = room.clock()
+    room.clock.advance(60)
+    look(room, flagged=False)
+    assert read(room, study, looked_at).unchanged_since == looked_at
+
+
+def test_nobody_has_looked_in_the_future(room: Room) -> None:
+    study = arrive(room)
+    with pytest.raises(PermanentError, match="clock says 2026-01-02T09:00:00"):
+        read(room, study, room.clock() + timedelta(seconds=1))
+
+
+def test_a_decision_tells_what_it_covers(room: Room) -> None:
+    uid = new_uid()
+    study = arrive(room, study_instance_uid=uid)
+    arrive(room, study_instance_uid=uid)
+    room.clock.advance(30)
+    [job, _] = room.claim()
+    room.commit(job, analysed(0.9))
+    covered = worklist.Covered(
+        generation=2,
+        number_of_study_related_instances=2,
+        analysis=Analysis.PENDING,
+        images_eligible=2,
+        images_analysed=1,
+        flagged=("pneumothorax",),
+        unchanged_since=room.clock(),
+    )
+    assert give(room, study, Rank.LOW) == covered
+    assert read(room, study) == covered
 
 
 def test_a_duplicate_and_a_revision_do_not_bring_a_study_back(room: Room) -> None:

@@ -36,14 +36,14 @@ needs_strace = pytest.mark.skipif(not _can_trace(), reason="strace is missing or
 
 @contextmanager
 def injected(
-    pid: int, calls: str, error: str, trace: Path, *, when: str = "1+", path: Path | None = None
+    pid: int, calls: str, error: str, trace: Path, *, when: str = "1+", paths: Sequence[Path] = ()
 ) -> Iterator[None]:
     """Let `calls` (strace's names, by comma) of a running process fail with `error`.
 
-    when: strace's `when=`: which of the calls, counted in each thread. path: only calls on it.
+    when: strace's `when=`: which of the calls, counted in each thread. paths: only calls on these.
     """
     rule = f"inject={calls}:error={error}:when={when}"
-    narrowed = [] if path is None else ["-P", str(path)]
+    narrowed = [word for path in paths for word in ("-P", str(path.resolve()))]
     with attached(pid, ["-e", f"trace={calls}", "-e", rule, *narrowed], trace):
         yield
 

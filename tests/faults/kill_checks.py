@@ -1,8 +1,10 @@
 """What must hold after any number of kills, asked of the database and the store from outside."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from sqlalchemy import Connection, Row, case, func, select, text
 
 from tests.faults.killing import Sent, body_digest
 from triage.database.connection import Database
-from triage.database.tables import Instance, ObjectEvent, ResultRow, Study
+from triage.database.tables import Embedding, Instance, ObjectEvent, ResultRow, Study
 from triage.database.tables_house import JobEvent, JobRow
 from triage.records import Analysis, JobKind, JobState, Mode, ObjectState, StudyState, Subject
 
 AGAIN = "trial_embedded_again"
-# An embedding that is offered under a key that is there was computed a second time.
+ENCODED = '"views_encoded"'  # the event of the worker
+# An embedding that is offered under a key that is there was computed a second time. One that the
+# worker found in the cache and computed nevertheless is offered to nobody: see _encoded_again.
 WATCH = {
     "sqlite": (
         f"CREATE TABLE {AGAIN} (key TEXT)",
@@ -47,7 +51,7 @@ class Findings:
     two_results: int = 0  # subjects with two results of one bundle and generation
     two_current: int = 0  # subjects of which two served results count: the trials serve one bundle
     mismatched: int = 0  # settled studies that say other than their current results
-    computed_again: int = 0  # embeddings that were there
+    computed_again: int = 0  # embeddings that were committed
     leftovers: int = 0  # half-written files
 
     @property
@@ -92,9 +96,18 @@ def studies_by_analysis(db: Database) -> dict[str, int]:
 
 
 def examine(
-    db: Database, store: Path, sent: Iterable[Sent], answered: Collection[str], *, watched: bool
+    db: Database,
+    store: Path,
+    sent: Iterable[Sent],
+    answered: Collection[str],
+    *,
+    watched: bool,
+    log: Path | None = None,
 ) -> Findings:
-    """Compare what was answered with what is there, once all is settled."""
+    """Compare what was answered with what is there, once all is settled.
+
+    `log` is of a daemon that tells what it encodes: at level debug.
+    """
     wanted = {each.uid: each for each in sent if each.uid in answered}
     with db.read() as connection:
         rows = connection.execute(select(Instance.sop_instance_uid, Instance.path)).all()
@@ -130,9 +143,22 @@ def examine(
             computed_again=(
                 connection.execute(text(f"SELECT count(*) FROM {AGAIN}")).scalar_one()
                 if watched else 0
-            ),
+            ) + (_encoded_again(connection, log) if log else 0),
             leftovers=sum(1 for path in (store / "incoming").rglob("*.part") if path.is_file()),
         )  # fmt: skip
+
+
+def _encoded_again(connection: Connection, log: Path) -> int:
+    """How many views a worker encoded when their embeddings had been committed."""
+    rows = connection.execute(select(Embedding.key, Embedding.created_at))
+    committed = {row.key: row.created_at for row in rows}
+    again = 0
+    for line in log.read_text("utf-8", errors="replace").splitlines():
+        if ENCODED in line:
+            event = json.loads(line)
+            at = datetime.fromisoformat(event["timestamp"])
+            again += sum(1 for key in event["keys"] if key in committed and committed[key] < at)
+    return again
 
 
 def unheld(db: Database, store: Path, answered: Collection[str]) -> dict[str, int]:

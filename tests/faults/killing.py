@@ -34,6 +34,7 @@ AGAIN = 3  # of these, at most, answered before and sent once more
 # Of the objects, by turns: what is sent once more would come back if it had been lost.
 AGAIN_EVERY = 2
 SLICES = 50  # of one CT study
+RADIOGRAPHS_EVERY = 20  # objects
 PREAMBLE_BYTES = 132
 AT_START_UP = 0.1  # share of the kills that do not wait for the receiver to listen
 START_UP_S = 1.2
@@ -70,7 +71,7 @@ class Receiver(Protocol):
 
 
 def write_objects(
-    folder: Path, count: int, *, radiographs_every: int = 20, first: int = 0
+    folder: Path, count: int, *, radiographs_every: int = RADIOGRAPHS_EVERY, first: int = 0
 ) -> list[Sent]:
     """Write small CT studies, and one radiograph among every so many objects (0: none).
 

@@ -33,6 +33,9 @@ from tests.cli.site import ROOT, Site, make_site
 from tests.database.conftest import analysed
 from tests.dicom_files import make_dx, to_bytes
 from tests.faults.injection import SmallDisk, needs_mounts, small_disk
+from tests.faults.moulds import DX, Mould
+from tests.faults.retrying import lost, retrying
+from tests.flows.program import Program, until
 from triage.database import queue, results
 from triage.database.connection import Database, open_database
 from triage.database.tables import Instance, ResultRow, Study
@@ -49,6 +52,7 @@ POLICIES = make_policies()
 PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 BEFORE = 40  # objects that are there when the backup begins
 DURING = 40  # and at least so many more that come while it runs
+ANSWERED = 200  # objects, before the command is given to a daemon at work
 KILLS, LONG_KILLS = 3, 40
 SEED = 20260102
 
@@ -223,6 +227,51 @@ def fresh_database(kind: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     drop = f"DROP DATABASE {name} WITH (FORCE)"
     request.addfinalizer(lambda: run_on_server(uri.format("postgres"), drop))
     return uri.format(name)
+
+
+# --- the commands, beside a whole daemon
+
+
+@pytest.mark.long_only
+@requirement("D6", bound="the commands beside a daemon at work: what was answered before is kept")
+def test_d6_a_backup_of_a_daemon_at_work_becomes_a_daemon_that_goes_on(
+    database_url: str, tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
+) -> None:
+    mould, backup = Mould(DX, 64), str(tmp_path / "backup")
+    old = Program(make_directory(tmp_path / "old"), database_url, caption="never")
+    try:
+        with retrying(old.start().port(), mould, senders=3) as told:
+            until(lambda: len(told.held) >= ANSWERED)
+            promised = set(told.held)
+            made = old.call("backup", backup)
+            during = len(told.held) - len(promised)
+    finally:
+        old.stop()
+    assert made.returncode == 0, made.stderr
+    kind = database_url.partition("+")[0].partition(":")[0]
+    new_url = fresh_database(kind, tmp_path, request)
+    new = Program(make_directory(tmp_path / "new"), new_url, caption="never")
+    restored = new.call("restore", backup)
+    assert restored.returncode == 0, restored.stderr
+    missing = lost(new, mould, promised)
+    evidence.record(
+        trials=len(promised), losses=len(missing), worst=f"{during} more answered meanwhile"
+    )
+    assert missing == []
+    assert during > 0
+    db = open_database(new_url)
+    try:
+        new.start()
+        until(lambda: {row.state for row in rows(db, select(JobRow.state))} <= {"done"})
+        assert_consistent(db, new.store)
+    finally:
+        new.stop()
+        db.dispose()
+
+
+def make_directory(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 # --- killed

@@ -1,33 +1,38 @@
-"""N2: the database goes away for a while, as senders send.
+"""N2: the database goes away for a while, as senders send and the worker has jobs in hand.
 
 PostgreSQL is stopped for 60 s (short form: 4 s) and started again; the lock of SQLite is held by
 another process for 20 s, once the one that our own writers take and once
 SQLite's own. Three senders store all the time and try again what was not answered with success.
 Bounds: every object that was answered 0x0000 is held once, byte for byte; senders hear A7xx while
 it lasts and no one waits for an answer longer than pynetdicom's 30 s; the daemon is the same
-process and takes objects again without help.
+process and takes objects again without help; every job, those that were leased when the database
+went too, ends with one result.
 """
 
+import fcntl
+import os
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.assurance import Evidence, requirement
+from tests.faults import kill_checks
 from tests.faults.moulds import DX, Mould
 from tests.faults.retrying import OUT_OF_RESOURCES, Told, cause_of, lost, retrying
 from tests.flows.program import Program, until
-from triage.database.connection import migrate
+from triage.database.connection import Database, migrate, open_database
 
-ROLES = ("--role", "receive", "--role", "schedule")
 PATIENCE_OF_SENDERS_S = 30.0
 SENDERS = 3
+SETTLE_S = 120.0
 HOLD_OUR_LOCK = "import fcntl; f = open(argv[1] + '.lock', 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
 HOLD_ITS_LOCK = (
     "import sqlite3; c = sqlite3.connect(argv[1], isolation_level=None); "
@@ -37,9 +42,11 @@ HOLD_ITS_LOCK = (
 
 @contextmanager
 def running(directory: Path, url: str) -> Iterator[Program]:
-    program = Program(directory, url)
+    program = Program(directory, url, caption="never")
     try:
-        yield program.start(*ROLES)
+        program.start()
+        until(lambda: any(model["served"] for model in program.status()["models"]))
+        yield program
     finally:
         if program.process is not None:
             program.stop()
@@ -51,7 +58,8 @@ def outage(
     """Let senders send before, during and after; return what they heard and the time to mend."""
     with retrying(program.port(), mould, senders=SENDERS, pause_s=0.05) as told:
         until(lambda: len(told.held) >= 3 * SENDERS)
-        away()
+        with worker_with_jobs(program):
+            away()
         time.sleep(lasts_s)
         back()
         begun, held = time.monotonic(), len(told.held)
@@ -60,19 +68,66 @@ def outage(
     return told, mended_s
 
 
+@contextmanager
+def worker_with_jobs(program: Program) -> Iterator[None]:
+    """Hold the worker still while it has jobs in hand; at the end of the block it goes on."""
+    pid = until(lambda: program.role("analyse"))["pid"]
+    db = open_database(program.url)
+    try:
+        until(lambda: stopped_with_jobs(db, pid, program.url))
+    finally:
+        db.dispose()
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def stopped_with_jobs(db: Database, pid: int, url: str) -> bool:
+    """Stop the worker; where it has no job in hand then, or our lock, let it go on at once."""
+    os.kill(pid, signal.SIGSTOP)
+    if kill_checks.leased_to(db, pid) and lock_is_free(url):
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def lock_is_free(url: str) -> bool:
+    """Whether no process of ours is writing to SQLite; a stopped one would keep us out."""
+    if not url.startswith("sqlite:"):
+        return True
+    lock = Path(url.removeprefix("sqlite:///") + ".lock")
+    with lock.open("a") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def results(program: Program) -> kill_checks.Findings:
+    """What is wrong with jobs and results, once all is settled."""
+    db = open_database(program.url)
+    try:
+        until(lambda: kill_checks.is_settled(db), patience_s=SETTLE_S)
+        return kill_checks.examine(db, program.store, (), (), watched=False)
+    finally:
+        db.dispose()
+
+
 def judge(program: Program, mould: Mould, told: Told, mended_s: float, evidence: Evidence) -> None:
     """Record, then assert what holds for either database."""
     missing = lost(program, mould, told.held)
     strange = [status for status in told.statuses if status and status not in OUT_OF_RESOURCES]
     retried = sum(1 for status in told.statuses if status in OUT_OF_RESOURCES)
+    of_jobs = results(program)
     evidence.record(
         trials=len(told.held),
-        losses=len(missing) + len(strange),
+        losses=len(missing) + len(strange) + of_jobs.losses,
         worst=f"{retried} answers A7xx, longest wait for an answer {told.longest_s:.1f} s,"
         f" taken again after {mended_s:.1f} s",
     )
     assert missing == []
     assert strange == []
+    assert of_jobs == kill_checks.Findings()
     assert retried > 0
     assert told.longest_s < PATIENCE_OF_SENDERS_S
     assert program.process is not None
@@ -81,7 +136,9 @@ def judge(program: Program, mould: Mould, told: Told, mended_s: float, evidence:
 
 
 @requirement(
-    "N2", bound="PostgreSQL stopped for 60 s (short form: 4 s): nothing lost, retried, mended"
+    "N2",
+    bound="PostgreSQL stopped for 60 s (short form: 4 s): nothing lost, retried, mended, "
+    "one result of each job in hand",
 )
 def test_n2_postgresql_is_stopped_for_a_while(
     tmp_path: Path, evidence: Evidence, long: bool
@@ -103,7 +160,10 @@ def test_n2_postgresql_is_stopped_for_a_while(
 
 
 @pytest.mark.long_only
-@requirement("N2", bound="SQLite locked for 20 s: nothing lost, retried, mended")
+@requirement(
+    "N2",
+    bound="SQLite locked for 20 s: nothing lost, retried, mended, one result of each job in hand",
+)
 @pytest.mark.parametrize("lock", [HOLD_OUR_LOCK, HOLD_ITS_LOCK], ids=["lock file", "SQLite"])
 def test_n2_the_lock_of_sqlite_is_held_by_another_process(
     lock: str, sqlite_url: str, tmp_path: Path, evidence: Evidence

@@ -1,7 +1,8 @@
 """D3: an error of the disk at any step of taking in is no false success and no end of the daemon.
 
 ENOSPC and EIO are injected by strace into a running daemon at the write, the sync and the rename of
-the file and at the write and the sync of the commit, and stay for as long as the sender tries.
+the file, at the sync of its directory alone, and at the write and the sync of the commit, and stay
+for as long as the sender tries.
 Bounds: no object that is not held is answered with success; the sender is told A7xx and its later
 try succeeds; `triage status` names the fault; the process is the same one throughout, or, after
 an EIO that puts the store out of service, until an operator starts it again.
@@ -18,36 +19,43 @@ from tests.faults.injection import hits, injected, needs_strace
 from tests.faults.moulds import DX, Mould
 from tests.faults.retrying import OUT_OF_RESOURCES, Sender, cause_of, lost
 from tests.flows.program import Program, until
+from triage.store import SHARDS
 
 ROLES = ("--role", "receive", "--role", "schedule")
+DATABASE = ("triage.sqlite-wal",)
+DIRECTORIES = tuple(f"store/objects/{shard}" for shard in SHARDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An error of one step between the socket and the answer, as the kernel sees it."""
+    """An error of one step between the socket and the answer, as the kernel sees it.
+
+    paths: below the installation, which these calls must be on; any where there is none.
+    """
 
     step: str
     calls: str
     error: str
-    of_database: bool = False
+    paths: tuple[str, ...] = ()
 
     @property
     def lasts(self) -> bool:
         """Whether it leaves a doubt about what the disk holds, which ends with the process."""
-        return self.error == "EIO" and not self.of_database
+        return self.error == "EIO" and self.paths != DATABASE
 
     def __str__(self) -> str:
         return f"{self.error} at {self.step}"
 
 
 FAULTS = [
-    Fault(step=step, calls=calls, error=error, of_database=of_database)
-    for step, calls, of_database in (
-        ("write", "pwrite64", False),
-        ("sync", "fsync", False),
-        ("rename", "rename,renameat,renameat2", False),
-        ("write of the commit", "pwrite64", True),
-        ("sync of the commit", "fdatasync,fsync", True),
+    Fault(step=step, calls=calls, error=error, paths=paths)
+    for step, calls, paths in (
+        ("write", "pwrite64", ()),
+        ("sync", "fsync", ()),
+        ("rename", "rename,renameat,renameat2", ()),
+        ("sync of the directory", "fsync", DIRECTORIES),
+        ("write of the commit", "pwrite64", DATABASE),
+        ("sync of the commit", "fdatasync,fsync", DATABASE),
     )
     for error in ("ENOSPC", "EIO")
 ]
@@ -69,9 +77,9 @@ def named(program: Program) -> dict[str, str] | None:
 def tried(program: Program, sender: Sender, fault: Fault, numbers: range) -> list[int]:
     """Offer objects while the step fails; return the statuses."""
     assert program.process is not None
-    wal = program.directory / "triage.sqlite-wal" if fault.of_database else None
+    paths = [program.directory / each for each in fault.paths]
     trace = program.directory / "trace"
-    with injected(program.process.pid, fault.calls, fault.error, trace, path=wal):
+    with injected(program.process.pid, fault.calls, fault.error, trace, paths=paths):
         statuses = [sender.offer(number) for number in numbers]
     assert hits(trace) >= 1, f"nothing failed: {fault}"
     return statuses

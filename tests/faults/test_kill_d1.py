@@ -14,12 +14,14 @@ from tests.assurance import Evidence, requirement
 from tests.benchmarks.measuring import LeftOut, free_port, postgres, wait_for_port
 from tests.faults import kill_checks, peers
 from tests.faults.killing import (
+    RADIOGRAPHS_EVERY,
     Daemon,
     Receiver,
     Senders,
     Sent,
     descendants,
     finish,
+    send_once,
     storm,
     write_objects,
 )
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK 
 SEED = 20
 FULL, SHORT, BESIDE = (200, 10_000), (5, 160), (40, 2_000)  # kills, objects
 SETTLE_S = 900.0
+SEEN_BEFORE = 20  # pictures that come once more, as other images
 
 
 @pytest.fixture
@@ -56,15 +59,16 @@ def durable_url(request: pytest.FixtureRequest, tmp_path: Path, long: bool) -> I
         yield url
 
 
-@requirement("D1", bound="200 kills of the daemon, 10,000 stores, no loss")
+@requirement("D1", bound="200 kills of the daemon, 10,000 stores, no loss; then no picture is "
+             "encoded again whose embedding was committed")  # fmt: skip
 def test_d1_what_was_answered_survives_the_daemons_death_at_any_moment(
     durable_url: str, db: Database, tmp_path: Path, evidence: Evidence, long: bool
 ) -> None:
     kills, count = FULL if long else SHORT
-    daemon = Daemon(tmp_path, durable_url, demonstration=long)
+    more = '[logging]\nlevel = "debug"\n' if long else ""
+    daemon = Daemon(tmp_path, durable_url, demonstration=long, more=more)
     sent = write_objects(tmp_path / "sent", count)
-    if long:
-        kill_checks.watch_embeddings(db)
+    twins: list[Sent] = []
     try:
         with Senders(sent, daemon.port, seed=SEED) as senders:
             storm(
@@ -80,10 +84,16 @@ def test_d1_what_was_answered_survives_the_daemons_death_at_any_moment(
             finish(daemon, senders, patience_s=SETTLE_S)
         until(lambda: kill_checks.is_settled(db), patience_s=SETTLE_S)
         until(lambda: not list((tmp_path / "store" / "incoming").rglob("*.part")), patience_s=60)
+        if long:
+            twins = send_again_as_others(tmp_path / "twins", daemon.port)
+            until(lambda: kill_checks.is_settled(db), patience_s=SETTLE_S)
         assert daemon.stop() == 0
     finally:
         daemon.kill()
-    found = kill_checks.examine(db, tmp_path / "store", sent, senders.answered.keys(), watched=long)
+    log = daemon.program.log if long else None
+    answered = senders.answered.keys() | {each.uid for each in twins}
+    store, everything = tmp_path / "store", [*sent, *twins]
+    found = kill_checks.examine(db, store, everything, answered, watched=False, log=log)
     evidence.record(
         trials=kills,
         losses=found.losses,
@@ -93,6 +103,7 @@ def test_d1_what_was_answered_survives_the_daemons_death_at_any_moment(
     )
     assert found == kill_checks.Findings()
     assert len(senders.answered) == count
+    assert log is None or kill_checks.ENCODED in log.read_text("utf-8", errors="replace")
 
 
 @requirement("D1", bound="the same of other receivers, beside ours")
@@ -138,6 +149,18 @@ def test_a_lost_object_does_not_come_back_by_being_sent_again(tmp_path: Path) ->
         receiver.wait()
     assert len(senders.answered) == len(sent)
     assert sum(1 for count in senders.answered.values() if count == 1) >= len(sent) // 2
+
+
+def send_again_as_others(folder: Path, port: int) -> list[Sent]:
+    """Send pictures that were looked at before, each as another image of another study."""
+    made = [
+        each
+        for number in range(SEEN_BEFORE)
+        for each in write_objects(folder, 1, first=RADIOGRAPHS_EVERY * number)
+    ]
+    told = send_once("storescu", [each.path for each in made], port)
+    assert [status for _, status in told] == ["0000"] * len(made)
+    return made
 
 
 def _answered_in_a_storm(receiver: Receiver, sent: Sequence[Sent], kills: int) -> set[str]:

@@ -6,9 +6,12 @@ use. Bound: no study is ever shown as looked at with nothing found; each says wh
 `status` names the model; once mended, the image is flagged as it should have been.
 """
 
+import os
 import resource
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,25 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "an unreadable manifest": unreadable_manifest,
 }
 SHORT = ("a changed byte",)
+# In every process of the daemon; one that gets the signal takes all memory that it may have, in
+# pieces of the size in a file, which is gone when no more is to be had.
+HOLDING = """
+import os, signal
+
+held = []
+order = os.path.join(os.path.dirname(__file__), "size")
+
+def hold(*_):
+    with open(order) as file:
+        size = int(file.read())
+    try:
+        while True:
+            held.append(bytearray(size))
+    except MemoryError:
+        os.unlink(order)
+
+signal.signal(signal.SIGUSR1, hold)
+"""
 
 
 @requirement("M1", bound="waits, `status` names the model, flagged once mended")
@@ -128,36 +150,54 @@ def test_m1_weights_that_become_no_numbers_fail_the_image_and_then_the_model(
     assert wrong == []
 
 
-@requirement("M1", bound="failed, waiting or flagged; never negative")
+@requirement("M1", bound="memory runs out: failed, waiting or flagged; never negative")
 @pytest.mark.timeout(300)
 def test_m1_a_worker_without_memory_gives_no_low_score(
-    tmp_path: Path, evidence: Evidence, long: bool
+    tmp_path: Path, evidence: Evidence, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is taken away from the running worker by its limit of address space."""
+    """The worker's memory is held by its own process, in ever smaller pieces, until looks fail."""
+    monkeypatch.setenv("PYTHONPATH", str(hook := tmp_path / "hook"))
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # no thread has a reserve of its own
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOLDING)
     wrong: list[str] = []
-    margins_mib = (0, 1, 4, 16, 64) if long else (8,)
     seen: list[str] = []
+    ended = 0  # workers, for want of memory
     with running(tmp_path / "site") as program:
-        for number, margin_mib in enumerate(margins_mib):
+        for number, piece_kib in enumerate((1024, 256, 64, 16) if long else (256,)):
+            first, *batch = [chest(4 * number + each, "pneumothorax") for each in range(4)]
+            assert program.send([first]) == [0x0000]
+            analysed(program, first)  # so that what is loaded at the first look is there
             pid = worker(program)["pid"]
-            limit = _address_space(pid) + (margin_mib << 20)
-            resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
-            batch = [chest(10 * number + each, "pneumothorax") for each in range(3)]
-            assert set(program.send(batch)) == {0x0000}
-            entries = [until(lambda ds=ds: _settled(program, ds)) for ds in batch]  # type: ignore[misc]
+            with starved(pid, hook / "size", piece_kib):
+                assert set(program.send(batch)) == {0x0000}
+                entries = [until(lambda ds=ds: _settled(program, ds)) for ds in batch]  # type: ignore[misc]
             seen += [entry["analysis"] for entry in entries]
-            wrong += [f"{margin_mib} MiB: {e['analysis']}" for e in entries if says_negative(e)]
-            start_worker_again(program)
+            wrong += [f"{piece_kib} KiB: {e['analysis']}" for e in entries if says_negative(e)]
+            ended += worker(program, "running", "failed")["pid"] != pid
+        refused = program.log.read_text("utf-8", errors="replace").count('"DeviceOutOfMemory"')
     counts = ", ".join(f"{seen.count(kind)} {kind}" for kind in sorted(set(seen)))
-    evidence.record(trials=len(seen), losses=len(wrong), worst=counts)
+    told = f"{counts}; {refused} tries without memory, {ended} workers ended by it"
+    evidence.record(trials=len(seen), losses=len(wrong), worst=told)
     assert wrong == []
+    assert refused + ended, "no allocation failed: nothing was tried"
+
+
+@contextmanager
+def starved(pid: int, order: Path, piece_kib: int) -> Iterator[None]:
+    """Leave a process no memory in pieces of this size, until the block ends or it does."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + (8 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, before[1]))
+    order.write_text(str(piece_kib << 10))
+    os.kill(pid, signal.SIGUSR1)
+    until(lambda: not order.exists())
+    yield
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
 
 
 def _settled(program: Program, ds: Dataset) -> dict[str, Any] | None:
     entry = study(program, ds)
     return entry if entry.get("analysis") in ("failed", "analysed", "not_eligible") else None
-
-
-def _address_space(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    return pages * resource.getpagesize()

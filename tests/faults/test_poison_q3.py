@@ -155,7 +155,7 @@ def broken_promises(
     wrong += [
         f"neighbour: {found[ds.StudyInstanceUID]}"
         for ds in neighbours
-        if found[ds.StudyInstanceUID].analysis not in ("analysed", "not_eligible")
+        if found[ds.StudyInstanceUID].analysis != "analysed"
     ]
     calm = [
         listed[ds.StudyInstanceUID]["reading_order"]
@@ -177,20 +177,23 @@ def test_q3_poison_ends_as_dead_letters_and_harms_nothing_else(
     program.start()
     before = worker_of(program)
     wrong: list[str] = []
-    sent = 0
+    sent = looked_at = 0
     for number in range(LONG if long else SHORT):
         poisons, neighbours, everything = batch(number)
         assert set(program.send(everything)) == {0x0000}
         sent += len(everything)
         found = until(lambda count=sent: settled(program, count), patience_s=180)  # type: ignore[misc]
         wrong += broken_promises(poisons, neighbours, found, program.worklist())
+        looked_at += sum(found[ds.StudyInstanceUID].analysis == "analysed" for ds in neighbours)
     if worker_of(program) != before:
         wrong.append("the model's process was started again")
     rounds = LONG if long else SHORT
+    starts = program.log.read_text("utf-8").count('"worker_ready"')
     evidence.record(
         trials=rounds * len(REASONS),
         losses=len(wrong),
-        worst=f"{rounds * len(REASONS) * NEIGHBOURS} neighbours, model process kept",
+        worst=f"{looked_at} of {rounds * len(REASONS) * NEIGHBOURS} neighbours analysed;"
+        f" {starts - 1} restarts of the model's process",
     )
     assert wrong == []
     assert program.stop() == 0

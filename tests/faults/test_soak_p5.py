@@ -51,7 +51,7 @@ class Load:
 
 
 SETTLE_S = 120.0  # for the queue, once nothing comes any more
-LONG = Load(seconds=840, ct_per_s=40, dx_per_s=4, ct_px=512, dx_px=1024, every_s=5)
+LONG = Load(seconds=900, ct_per_s=40, dx_per_s=4, ct_px=512, dx_px=1024, every_s=5)
 SHORT = Load(seconds=15, ct_per_s=40, dx_per_s=4, ct_px=64, dx_px=256, every_s=0.5)
 
 

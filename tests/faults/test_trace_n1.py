@@ -2,8 +2,9 @@
 
 The running daemon is traced by strace while a sender stores some images. Bound: for each, in this
 order, the file is synced, renamed, its directory synced, the commit synced (on PostgreSQL: sent and
-confirmed by a server whose synchronous_commit is on), and only then the response is written to the
-socket. Other receivers are traced in the same way; what they sync before their answer is told.
+confirmed by a server that syncs, on a connection whose synchronous_commit is on although the
+database's own is off), and only then the response is written to the socket. Other receivers are
+traced in the same way; what they sync before their answer is told.
 """
 
 import re
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.assurance import Evidence, requirement
+from tests.benchmarks.measuring import postgres
+from tests.conftest import run_on_server
 from tests.faults.injection import attached, needs_strace
 from tests.faults.moulds import DX, Mould
 from tests.faults.peers import Peer, installed, running
 from tests.faults.retrying import Sender
 from tests.flows.program import Program
+from triage.database.connection import migrate, open_database
 
 SYNCS = "fsync,fdatasync,sync,syncfs,sync_file_range,msync"
 RENAMES = "rename,renameat,renameat2"
@@ -41,12 +45,40 @@ STEPS = {
 }
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database that syncs what it commits: PostgreSQL's only because it is asked to."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    with postgres(tmp_path) as url:
+        run_on_server(url, "ALTER DATABASE triage SET synchronous_commit = off")
+        migrate(url)
+        yield url
+
+
 @pytest.fixture
-def program(database_url: str, tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path, database_url)
+def program(durable_url: str, tmp_path: Path) -> Iterator[Program]:
+    made = Program(tmp_path, durable_url)
     yield made
     if made.process is not None:
         made.stop()
+
+
+def unsynced(url: str) -> list[str]:
+    """Return which settings of our connections let a commit be confirmed before it is synced."""
+    if not url.startswith("postgresql:"):
+        return []
+    db = open_database(url)
+    try:
+        with db.read() as connection:
+            said = {
+                name: connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+                for name in ("fsync", "synchronous_commit")
+            }
+    finally:
+        db.dispose()
+    return [f"{name} = {value}" for name, value in said.items() if value != "on"]
 
 
 def stretches(trace: Path, port: int) -> list[str]:
@@ -94,7 +126,8 @@ def out_of_order(stretch: str, steps: tuple[str, ...]) -> list[str]:
 
 
 @needs_strace
-@requirement("N1", bound="file sync, rename, directory sync, commit, and then the response")
+@requirement("N1", bound="file sync, rename, directory sync, commit, and then the response; "
+             "PostgreSQL with fsync and synchronous_commit on")  # fmt: skip
 def test_n1_the_response_comes_after_every_sync_and_the_commit(
     program: Program, evidence: Evidence, long: bool, tmp_path: Path
 ) -> None:
@@ -109,6 +142,7 @@ def test_n1_the_response_comes_after_every_sync_and_the_commit(
             statuses = [sender.offer(number) for number in range(1, 1 + stores)]
         seen = stretches(trace, sender.port)
     wrong = [step for stretch in seen for step in out_of_order(stretch, STEPS[dialect])]
+    wrong += unsynced(program.url)
     losses = len(wrong) + abs(stores - len(seen))
     others = installed() if dialect == "sqlite" else []
     peers = {peer.name(): told_of(peer, tmp_path / peer.program) for peer in others}

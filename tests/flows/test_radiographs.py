@@ -28,7 +28,8 @@ def wrapped(path: Path) -> Dataset:
     grey = np.asarray(imagecodecs.png_decode(path.read_bytes()))
     if grey.ndim == 3:
         grey = grey[..., 0]
-    return make_dx(grey.astype(np.uint16) * 16, bits_stored=12, PatientAge=None)
+    pixels = grey.astype(np.uint16) * 16
+    return make_dx(pixels, bits_stored=12, PatientAge=None, PatientBirthDate=None)
 
 
 def test_every_radiograph_is_analysed_or_gated_with_a_reason(

@@ -1,6 +1,7 @@
 """A file of a watched folder is read in pieces, and only if it is as it was when it was found."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from triage.ingest.files import (
     SourceChanged,
     chunks_of,
     delete_inside,
+    files_below,
     move_inside,
     open_source,
     span_of,
@@ -127,3 +129,20 @@ def test_nothing_is_moved_out_of_a_folder_through_a_link(tmp_path: Path) -> None
         )
     assert path.exists()
     assert list(outside.iterdir()) == []
+
+
+def test_a_file_that_is_listed_but_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    name = "d" * 250
+    directory, place = tmp_path, os.open(tmp_path, os.O_RDONLY)
+    while len(str(directory / name)) < 4096:  # a file below has a path longer than the kernel takes
+        os.mkdir(name, dir_fd=place)
+        above, place = place, os.open(name, os.O_RDONLY, dir_fd=place)
+        os.close(above)
+        directory /= name
+    os.close(os.open(name, os.O_CREAT, dir_fd=place))
+    os.close(place)
+    (tmp_path / "seen.dcm").write_bytes(b"a")
+    unreadable: dict[Path, str] = {}
+    assert [path.name for path, _ in files_below(tmp_path, unreadable)] == ["seen.dcm"]
+    assert unreadable == {directory / name: "File name too long"}
+    shutil.rmtree(tmp_path / name)

@@ -1,5 +1,6 @@
 """A file in a watched folder becomes an object once, when it is whole, and its source is safe."""
 
+import errno
 import os
 import shutil
 import threading
@@ -62,8 +63,9 @@ def watch(
     made = []
 
     def make(**settings: Any) -> FolderWatcher:
+        most = settings.pop("maximum_object_mib", 64)
         config = FoldersConfig(watch=(folder,), **{"stable_s": 5.0, "rescan_s": 60.0} | settings)
-        watcher = FolderWatcher(intake, database, config, maximum_object_mib=64, clock=clock)
+        watcher = FolderWatcher(intake, database, config, maximum_object_mib=most, clock=clock)
         made.append(watcher)
         return watcher
 
@@ -79,6 +81,10 @@ def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
 
 def held(database: Database) -> int:
     return int(rows(database, "SELECT count(*) FROM instances")[0][0])
+
+
+def open_alarms(database: Database) -> list[tuple[Any, ...]]:
+    return rows(database, "SELECT code, message FROM alarms WHERE cleared_at IS NULL")
 
 
 def settle(watcher: FolderWatcher, clock: Clock) -> int:
@@ -330,18 +336,31 @@ def test_no_source_is_touched_while_nothing_can_be_held(
     door.stop()
 
 
-def test_a_file_above_the_limit_is_recorded_without_being_read(
-    database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock
+@pytest.mark.parametrize("after", ["keep", "move", "delete"])
+def test_what_no_quarantine_lists_stays_and_is_an_alarm_until_it_is_gone(
+    database: Database, folder: Path, watch: Callable[..., FolderWatcher], clock: Clock, after: str
 ) -> None:
-    with (folder / "huge.dcm").open("wb") as file:
-        file.truncate(65 * 1024 * 1024)
-    watcher = watch(after="delete")
-    assert settle(watcher, clock) == 1
-    assert (folder / "huge.dcm").exists()
-    assert rows(database, "SELECT state FROM object_events") == [("refused",)]
+    for name, size_mib in {"never read": 129, "larger than is kept": 65}.items():
+        with (folder / name).open("wb") as file:
+            file.truncate(size_mib * 1024 * 1024)
+    (folder / "letter.txt").write_bytes(b"Dear colleague")
+    watcher = watch(after=after, maximum_object_mib=128)
+    assert settle(watcher, clock) == 3
+    told = rows(database, "SELECT state FROM object_events ORDER BY state")
+    assert told == [("quarantined",), ("refused",), ("refused",)]
+    for name, left in {"never read": 2, "larger than is kept": 1}.items():
+        clock.pass_s(60)
+        assert settle(watcher, clock) == 0
+        [(code, message)] = open_alarms(database)
+        assert code == "folder_failed"
+        assert message.endswith(f"has files that were neither taken in nor kept aside ({left})")
+        (folder / name).unlink()
+    clock.pass_s(60)
+    watcher.turn()
+    assert open_alarms(database) == []
 
 
-def test_a_file_that_fails_by_our_own_fault_leaves_a_trace_and_stops_no_other(
+def test_a_file_that_fails_by_our_own_fault_is_told_until_it_is_taken_in_and_stops_no_other(
     watch: Callable[..., FolderWatcher], database: Database, folder: Path, clock: Clock
 ) -> None:
     with database.write() as connection:
@@ -354,10 +373,62 @@ def test_a_file_that_fails_by_our_own_fault_leaves_a_trace_and_stops_no_other(
         )
     write(make_sr(), folder / "a.dcm")
     write(make_dx(), folder / "b.dcm")
-    assert settle(watch(), clock) == 2
+    watcher = watch()
+    assert settle(watcher, clock) == 2
     assert held(database) == 1
     told = rows(database, "SELECT state, source FROM object_events ORDER BY state")
     assert told == [("refused", "folder"), ("stored", "folder")]
+    clock.pass_s(60)
+    assert settle(watcher, clock) == 0
+    assert [code for code, _ in open_alarms(database)] == ["folder_failed"]
+    with database.write() as connection:
+        connection.execute(text("DROP TRIGGER refuse"))
+    os.utime(folder / "a.dcm", ns=(1, 1))
+    clock.pass_s(60)
+    assert settle(watcher, clock) == 1
+    assert held(database) == 2
+    assert open_alarms(database) == []
+
+
+class Unread:
+    """An intake; while `error` stands, what it reads cannot be read."""
+
+    def __init__(self, intake: Intake, error: Exception) -> None:
+        self._intake = intake
+        self.error: Exception | None = error
+        self.inspect = intake.inspect
+
+    def accept(self, *data: Any, **how: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self._intake.accept(*data, **how)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), MemoryError()], ids=["disk", "memory"]
+)
+def test_a_file_that_cannot_be_read_is_an_alarm_and_tried_at_each_scan_until_it_can(
+    database: Database, intake: Intake, folder: Path, clock: Clock, error: Exception
+) -> None:
+    (folder / "a.dcm").write_bytes(to_bytes(make_dx()))
+    door = Unread(intake, error)
+    config = FoldersConfig(watch=(folder,), stable_s=5.0, rescan_s=60.0)
+    watcher = FolderWatcher(door, database, config, maximum_object_mib=64, clock=clock)  # type: ignore[arg-type]
+    try:
+        for _ in range(3):
+            assert settle(watcher, clock) == 0
+            clock.pass_s(60)
+        [(code, message)] = open_alarms(database)
+        assert code == "folder_unreadable"
+        assert "(1, first: " in message
+        door.error = None
+        assert settle(watcher, clock) == 1
+        clock.pass_s(60)
+        watcher.turn()
+    finally:
+        watcher.stop()
+    assert held(database) == 1
+    assert open_alarms(database) == []
 
 
 @requirement("G6")
@@ -390,14 +461,13 @@ def test_what_cannot_be_looked_at_is_an_alarm_until_it_can(
     os.close(below)
     watcher = watch()
     watcher.turn()
-    open_alarms = "SELECT code, message FROM alarms WHERE cleared_at IS NULL"
-    [(code, message)] = rows(database, open_alarms)
+    [(code, message)] = open_alarms(database)
     assert code == "folder_unreadable"
     assert message.endswith("has entries that cannot be read (1, first: File name too long)")
     shutil.rmtree(folder / deep)
     clock.pass_s(60)
     watcher.turn()
-    assert rows(database, open_alarms) == []
+    assert open_alarms(database) == []
 
 
 def test_names_that_are_no_text_are_taken_in(

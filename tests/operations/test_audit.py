@@ -210,7 +210,23 @@ def test_decisions_are_told_in_order_and_notes_go_once_they_are_told(
     assert requestors(collector) == ["SENDER", "anna", "anna", "ben"]
     with house.db.read() as connection:
         left = list(connection.execute(select(Event.what)).scalars())
-    assert left == ["acknowledge"]
+    assert left == ["acknowledge", audit.WORKLIST_READ]  # the newest row keeps its number
+
+
+@requirement("P2")
+def test_a_decision_after_a_note_that_was_told_is_told_and_the_note_goes(
+    house: Room, trail: AuditTrail, collector: Collector
+) -> None:
+    for person in ("anna", "ben"):
+        note(house.db, what=audit.WORKLIST_READ, by=person, detail={})
+        house.clock.advance(QUIET_S)
+        trail.turn()
+    outcome = house.arrive(make_arrival())
+    house.acknowledge(outcome.study_id, by="cleo")
+    house.clock.advance(QUIET_S)
+    trail.turn()
+    assert requestors(collector) == ["anna", "ben", "SENDER", "cleo"]
+    assert [event.what for event in house.rows(Event)] == ["acknowledge"]
 
 
 AHEAD_S = 3600.0

@@ -3,8 +3,10 @@
 import errno
 import http.client
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from structlog.testing import capture_logs
@@ -33,11 +35,10 @@ def server() -> Iterator[MetricsServer]:
 
 def ask(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.detail()["port"], timeout=10)
-    connection.request(method, path)
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer.status, body
+    with closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def test_a_scrape_gets_the_figures(server: MetricsServer) -> None:
@@ -111,13 +112,47 @@ def test_slow_askers_take_a_few_places_and_the_rest_is_closed_at_once(
     assert one_more.recv(1) == b""
     for each in (*slow, one_more):
         each.close()
+    assert_served_again(server)
+
+
+def assert_served_again(server: MetricsServer) -> None:
     for _ in range(50):
         try:
             assert ask(server)[0] == 200
             return
-        except (http.client.RemoteDisconnected, ConnectionResetError):
+        except ConnectionError:
             threading.Event().wait(0.05)
     pytest.fail("the places were not given back")
+
+
+BEYOND_MEMORY = 1 << 50  # bytes: a thread with such a stack cannot start
+
+
+def test_threads_that_cannot_start_take_no_places(server: MetricsServer) -> None:
+    threading.stack_size(BEYOND_MEMORY)
+    try:
+        for _ in range(HANDLERS):
+            with pytest.raises(ConnectionError):
+                ask(server)
+    finally:
+        threading.stack_size(0)
+    assert_served_again(server)
+
+
+def test_timers_that_cannot_start_take_no_places(server: MetricsServer) -> None:
+    def allow_no_more(*_: object) -> None:  # first of all in the handler's thread, and once
+        sys.setprofile(None)
+        threading.stack_size(BEYOND_MEMORY)
+
+    for _ in range(HANDLERS):
+        threading.setprofile(allow_no_more)
+        try:
+            with pytest.raises(ConnectionError):
+                ask(server)
+        finally:
+            threading.setprofile(None)
+            threading.stack_size(0)
+    assert_served_again(server)
 
 
 def test_a_port_that_is_taken_is_told_and_tried_again() -> None:

@@ -5,7 +5,7 @@ import resource
 import socket
 from pathlib import Path
 
-from triage.operations.notify import extend_timeout, notify, watchdog_interval_s
+from triage.operations.notify import PIPE, extend_timeout, notify, watchdog_interval_s
 
 
 def test_the_state_reaches_the_socket(tmp_path: Path) -> None:
@@ -38,6 +38,18 @@ def test_a_process_without_a_free_descriptor_goes_on(tmp_path: Path) -> None:
             assert not notify("WATCHDOG=1", {"NOTIFY_SOCKET": str(tmp_path / "notify")})
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_a_supervised_child_speaks_by_its_pipe_and_waits_for_nobody() -> None:
+    ours, theirs = os.pipe2(os.O_NONBLOCK)
+    environ = {PIPE: str(theirs)}
+    assert notify("READY=1", environ)
+    assert os.read(ours, 100) == b"READY=1\n"
+    while notify("WATCHDOG=1", environ):  # until a supervisor that never listens has it full
+        pass
+    os.close(ours)
+    assert not notify("WATCHDOG=1", environ)
+    os.close(theirs)
 
 
 def test_the_watchdog_is_fed_twice_per_interval_and_only_by_its_own_process() -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -157,6 +159,39 @@ def test_files_of_expired_images_are_deleted_neither_taken_in_nor_missed(
     assert (found.taken_in, found.missing, found.leftovers) == (0, 0, 1)
     assert not store.resolve(left).exists()
     assert len(list(store.object_paths())) == 1
+    assert rows(database, "SELECT code FROM alarms") == []
+
+
+class ExpiringStore:
+    """A store out of which retention takes an image just before it is looked for."""
+
+    def __init__(self, store: Store, expire: Callable[[], None]) -> None:
+        self._store = store
+        self._expire = expire
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def resolve(self, relative: str) -> Path:
+        self._expire()
+        return self._store.resolve(relative)
+
+
+def test_what_expires_while_the_rows_are_gone_through_is_not_missed(
+    database: Database, store: Store, intake: Intake
+) -> None:
+    outcome = intake.accept(to_bytes(make_dx()), source=Source.FOLDER)
+    with database.write() as connection:
+        now = database.now(connection)
+        acknowledge(connection, outcome.study_id, by="reader", policies=Policies(), now=now)
+
+    def expire() -> None:
+        with database.write() as connection:
+            for path in expire_study(connection, outcome.study_id, now=database.now(connection)):
+                store.delete(path)
+
+    found = run(database, cast("Store", ExpiringStore(store, expire)), intake)
+    assert (found.missing, found.complete) == (0, True)
     assert rows(database, "SELECT code FROM alarms") == []
 
 

@@ -12,7 +12,7 @@ from tests.dicom_files import make_dx, to_bytes
 from triage.database.connection import Database
 from triage.ingest.intake import Intake
 from triage.ingest.part10 import META_BYTES
-from triage.operations.scrub import MOST_ALARMS, NOTE, Scrubbed, recheck, scrub_once
+from triage.operations.scrub import MOST_ALARMS, NOTE, REST, Scrubbed, recheck, scrub_once
 from triage.records import Source
 from triage.store import Store
 
@@ -38,6 +38,11 @@ def flip(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(bytes(data))
+
+
+def flip_all(store: Store, paths: list[str]) -> None:
+    for path in paths:
+        flip(store.resolve(path), -1)
 
 
 @requirement("D4")
@@ -100,15 +105,53 @@ def test_an_alarm_ends_with_its_file(database: Database, store: Store, intake: I
     assert alarms(database) == []
 
 
-def test_a_dying_disk_opens_a_bounded_number_of_alarms(
-    database: Database, store: Store, intake: Intake
-) -> None:
+@pytest.fixture
+def dying(store: Store, intake: Intake) -> list[str]:
+    """Two files more than may have an alarm each, all of them damaged."""
     for _ in range(MOST_ALARMS + 2):
         intake.accept(to_bytes(make_dx()), source=Source.C_STORE)
-    for path in held(store):
-        flip(store.resolve(path), -1)
-    assert run(database, store).damaged == MOST_ALARMS + 2
-    assert len(alarms(database)) == MOST_ALARMS
+    flip_all(store, held(store))
+    return held(store)
+
+
+def test_a_dying_disk_opens_a_bounded_number_of_alarms_and_one_that_counts_the_rest(
+    database: Database, store: Store, dying: list[str]
+) -> None:
+    for _ in range(2):
+        assert run(database, store).damaged == MOST_ALARMS + 2
+        *named, (code, subject, message) = alarms(database)
+        assert [subject for _, subject, _ in named] == dying[:MOST_ALARMS]
+        assert (code, subject) == ("objects_damaged", REST)
+        assert message.startswith("at least 2 more ")
+    flip_all(store, dying)  # as they were
+    recheck(database, store, stop=threading.Event(), mib_per_s=FAST)
+    assert [subject for _, subject, _ in alarms(database)] == [REST]
+    flip_all(store, dying[2:])
+    run(database, store)
+    assert [subject for _, subject, _ in alarms(database)] == dying[2:]
+
+
+def test_the_rest_is_counted_during_a_round_and_the_number_of_a_round_stands_during_the_next(
+    database: Database, store: Store, dying: list[str]
+) -> None:
+    class UntilCounted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if len(alarms(database)) > MOST_ALARMS:
+                self.set()
+            return self.is_set()
+
+    for stop, complete in ((UntilCounted(), False), (threading.Event(), True)):
+        found = scrub_once(database, store, stop=stop, mib_per_s=FAST, recheck_s=0)
+        assert found.complete is complete
+    scrub_once(database, store, stop=threading.Event(), mib_per_s=FAST, recheck_s=0)
+    with database.read() as connection:
+        said = text("SELECT message FROM alarms WHERE subject = :rest ORDER BY id")
+        messages = connection.execute(said, {"rest": REST}).scalars().all()
+    assert [message.split(" more ")[0] for message in messages] == [
+        "at least 1",
+        "at least 2",
+        "at least 2",
+    ]
 
 
 def test_a_round_goes_on_where_it_was_stopped_and_comes_back_to_the_beginning(

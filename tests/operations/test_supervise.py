@@ -1,9 +1,11 @@
-"""A child process is started again with growing patience, and stopped when asked."""
+"""A child process is started again with growing patience, killed if it hangs, stopped if asked."""
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,15 +43,19 @@ def test_the_wait_is_bounded_and_never_negative(exits: list[float]) -> None:
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.now_s = now_s
 
     def __call__(self) -> float:
         return self.now_s
 
 
-def child(program: str) -> Child:
-    return Child(name="one", command=[sys.executable, "-c", program], environment=os.environ)
+SILENCE_S = 1.0
+
+
+def child(program: str, *arguments: str) -> Child:
+    command = [sys.executable, "-c", program, *arguments]
+    return Child(name="one", command=command, environment=os.environ, silence_s=SILENCE_S)
 
 
 def wait_until_gone(pid: int) -> None:
@@ -76,7 +82,8 @@ def test_a_killed_child_comes_back_after_its_delay_and_not_before() -> None:
 
 def test_a_child_that_cannot_be_started_is_tried_again_later(tmp_path: Path) -> None:
     clock = Clock()
-    one = Child(name="one", command=[str(tmp_path / "none")], environment=os.environ)
+    one = child(SLEEPS)
+    one.command = [str(tmp_path / "none")]
     supervisor = Supervisor([one], monotonic=clock)
     supervisor.turn()
     supervisor.turn()
@@ -124,3 +131,96 @@ def test_stop_may_be_called_again(stops: int) -> None:
     for _ in range(stops):
         supervisor.stop()
     assert supervisor.pids() == {}
+
+
+# The daemon's own loop, in a process that has nothing to do, or that never gets ready.
+SERVES = """
+import threading
+from triage.daemon import serve
+from triage.operations.supervise import Supervisor
+class Loads:
+    ready, failure, beats = False, None, ()
+    def gets_on(self):
+        return False
+def run(*parts):
+    serve(parts, Supervisor([]), threading.Event())
+"""
+HOLDS_THE_GIL = (
+    SERVES
+    + """
+import ctypes, pathlib, sys
+def hold():
+    pathlib.Path(sys.argv[1]).touch()
+    ctypes.PyDLL(None).sleep(60)
+threading.Thread(target=hold, daemon=True).start()
+run()
+"""
+)
+
+
+@contextmanager
+def supervising(one: Child, clock: Clock) -> Iterator[Supervisor]:
+    supervisor = Supervisor([one], monotonic=clock, stop_s=1.0)
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def turn_until(supervisor: Supervisor, done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline_s
+        supervisor.turn()
+        time.sleep(0.01)
+
+
+def test_a_child_that_stands_still_is_killed_and_started_again() -> None:
+    clock = Clock(1000.0)
+    one = child(SERVES + "run()")
+    with supervising(one, clock) as supervisor:
+        supervisor.turn()
+        clock.now_s += SILENCE_S
+        turn_until(supervisor, lambda: one.heard_s == clock.now_s)
+        first = supervisor.pids()["one"]
+        os.kill(first, signal.SIGSTOP)
+        os.waitid(os.P_PID, first, os.WSTOPPED)
+        supervisor.turn()
+        clock.now_s += SILENCE_S
+        supervisor.turn()
+        assert one.process is not None
+        assert one.process.poll() is None
+        clock.now_s += 0.1
+        supervisor.turn()
+        wait_until_gone(first)
+        supervisor.turn()
+        assert supervisor.pids() == {}
+        clock.now_s += FIRST_DELAY_S
+        supervisor.turn()
+        assert supervisor.pids()["one"] != first
+
+
+def test_a_call_that_holds_every_thread_of_a_child_does_not_keep_it(tmp_path: Path) -> None:
+    clock = Clock()
+    held = tmp_path / "held"
+    one = child(HOLDS_THE_GIL, str(held))
+    with supervising(one, clock) as supervisor:
+        turn_until(supervisor, held.exists)
+        began_s = time.monotonic()
+
+        def killed() -> bool:
+            clock.now_s = time.monotonic() - began_s
+            return bool(one.exits)
+
+        turn_until(supervisor, killed)
+        assert clock.now_s > SILENCE_S
+
+
+def test_a_child_that_is_slow_to_get_ready_is_left_alone_while_its_loop_turns() -> None:
+    clock = Clock()
+    one = child(SERVES + "run(Loads())")
+    with supervising(one, clock) as supervisor:
+        for _ in range(4):
+            turn_until(supervisor, lambda: one.heard_s == clock.now_s)
+            clock.now_s += SILENCE_S
+        assert not one.exits

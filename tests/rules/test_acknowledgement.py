@@ -1,7 +1,5 @@
 """Only a person takes a study off the list, and only for what the person has seen."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +15,8 @@ from triage.rules.acknowledgement import (
     study_state,
 )
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SEEN = Acknowledgement(
-    acknowledged_at=NOON, generation=2, flagged_findings=frozenset({"pneumothorax"})
+    generation=2, flagged_findings=frozenset({"pneumothorax"}), failures=frozenset({7})
 )
 
 
@@ -27,27 +24,27 @@ def study(
     *,
     generation: int = 2,
     flagged: tuple[str, ...] = ("pneumothorax",),
-    failed_s: int | None = None,
+    failures: tuple[int, ...] = (),
 ) -> StudySeen:
     return StudySeen(
         generation=generation,
         flagged_findings=frozenset(flagged),
-        failed_at=None if failed_s is None else NOON + timedelta(seconds=failed_s),
+        failures=frozenset(failures),
     )
 
 
 CASES = {
     "unchanged": (study(), ""),
     "a finding that went away": (study(flagged=()), ""),
-    "a failure that the person saw": (study(failed_s=-1), ""),
+    "a failure that the person saw": (study(failures=(7,)), ""),
     "a late image": (study(generation=3), "new images after acknowledgement"),
     "a new finding": (
         study(flagged=("pneumothorax", "effusion")),
         "new finding after acknowledgement",
     ),
-    "a failed re-analysis": (study(failed_s=1), "analysis failed after acknowledgement"),
+    "a failed re-analysis": (study(failures=(8,)), "analysis failed after acknowledgement"),
     "all at once": (
-        study(generation=3, flagged=("effusion",), failed_s=1),
+        study(generation=3, flagged=("effusion",), failures=(7, 8)),
         "new images after acknowledgement; new finding after acknowledgement;"
         " analysis failed after acknowledgement",
     ),
@@ -60,9 +57,12 @@ def test_an_acknowledgement_covers_what_the_person_saw(now: StudySeen, reason: s
 
 
 findings = st.frozensets(st.sampled_from(["pneumothorax", "effusion", "nodule"]))
-failures = st.none() | st.integers(-10, 10).map(lambda s: NOON + timedelta(seconds=s))
+failures = st.frozensets(st.integers(1, 3))
 studies = st.builds(
-    StudySeen, generation=st.integers(1, 3), flagged_findings=findings, failed_at=failures
+    StudySeen, generation=st.integers(1, 3), flagged_findings=findings, failures=failures
+)
+acknowledgements = st.builds(
+    Acknowledgement, generation=st.integers(1, 3), flagged_findings=findings, failures=failures
 )
 
 
@@ -78,17 +78,13 @@ def test_nobody_leaves_the_list_without_a_person(
 
 
 @requirement("W1")
-@given(seen=findings, generation=st.integers(1, 3), now=studies)
-def test_what_was_not_seen_always_comes_back(
-    seen: frozenset[str], generation: int, now: StudySeen
-) -> None:
-    held = standing(
-        Acknowledgement(acknowledged_at=NOON, generation=generation, flagged_findings=seen), now
-    )
+@given(seen=acknowledgements, now=studies)
+def test_what_was_not_seen_always_comes_back(seen: Acknowledgement, now: StudySeen) -> None:
+    held = standing(seen, now)
     if held.holds:
-        assert now.generation == generation
-        assert now.flagged_findings <= seen
-        assert now.failed_at is None or now.failed_at <= NOON
+        assert now.generation == seen.generation
+        assert now.flagged_findings <= seen.flagged_findings
+        assert now.failures <= seen.failures
     else:
         assert held.reason
         assert is_listed(acknowledged=held.holds, too_old_on_arrival=False)

@@ -116,6 +116,12 @@ def test_a_conflict_makes_the_study_not_fully_analysed() -> None:
     assert found.flagged_findings == {"effusion"}
 
 
+def test_images_that_had_expired_before_the_last_look_are_told_and_do_not_count() -> None:
+    found = aggregate([part(analysed())], expired=100)
+    assert counts(found) == (Analysis.ANALYSED, 1, 1)
+    assert found.analysis_reason == "expired before the last look: 100 images"
+
+
 def test_a_finding_is_the_highest_of_its_parts() -> None:
     found = aggregate([part(analysed(finding(0.2))), part(analysed(finding(0.8)))])
     assert [(each.probability, each.flagged) for each in found.findings] == [(0.8, True)]

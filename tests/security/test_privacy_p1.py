@@ -17,13 +17,25 @@ from pydicom.uid import JPEGBaseline8Bit
 from sqlalchemy import text
 
 from tests.assurance import Evidence, requirement
+from tests.assurance.plugin import TEMPORARY
 from tests.builders import new_uid
 from tests.cli.site import ROOT
 from tests.conftest import run_on_server
 from tests.database.table_rows import add_study
 from tests.dicom_files import to_bytes
 from tests.flows.program import Program, until
-from tests.security.privacy import SEEDS, files_below, leaks, leaks_below, noise, seeded
+from tests.security.privacy import (
+    SEEDS,
+    configurations,
+    files_below,
+    knows_patient,
+    leaks,
+    leaks_below,
+    left_files,
+    noise,
+    seeded,
+    told_by,
+)
 from triage.database.connection import Database, open_database
 from triage.errors import TriageError
 from triage.log import configure_logging
@@ -148,6 +160,31 @@ def test_p1_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert leaks_below([tmp_path], not_in=[tmp_path]) == []
 
 
+def test_p1_a_date_among_other_digits_is_none() -> None:
+    date = SEEDS["PatientBirthDate"]
+    assert leaks(f"born={date}.", "log")
+    assert leaks(f"1.2.840.{date}1 1.2.7{date}", "log") == []
+
+
+def test_p1_what_holds_patients_rightly_is_not_searched_where_trials_left_it(
+    tmp_path: Path,
+) -> None:
+    house = tmp_path / "house"
+    for place in ("store", "in", "spool", "cluster", "logs"):
+        (house / place).mkdir(parents=True)
+        (house / place / "plain").write_text(SEEDS["PatientID"])
+    (house / "cluster" / "PG_VERSION").touch()
+    (house / "triage.toml").write_text(
+        '[store]\npath = "store"\n[folders]\nwatch = ["in"]\n[audit]\nspool = "spool"\n'
+    )
+    (house / "1.audit").write_text(SEEDS["PatientID"])
+    (house / "sent").write_bytes(to_bytes(seeded(noise(1))))
+    sqlite3.connect(house / "database").execute("CREATE TABLE patients (name)").connection.close()
+    names = {path.relative_to(house) for path in left_files(tmp_path, temporary=False)}
+    assert names == {Path("triage.toml"), Path("logs/plain")}
+    assert len(left_files(tmp_path, temporary=True)) == 8
+
+
 # --- what the databases say of a row that they refuse
 
 
@@ -230,3 +267,30 @@ def quoted_after(log: Path, url: str) -> list[str]:
     said = log.read_bytes()[begun:]
     assert said.count(b"ERROR") >= len(REFUSED_ROWS)
     return leaks(said, "log of the server")
+
+
+# --- what all other trials left, in `make faults`
+
+
+@pytest.mark.long_only
+@requirement("P1", bound="no seed in what all trials of the run left, nor in what its houses tell")
+def test_p1_what_the_other_trials_left_names_no_patient(
+    left_behind: tuple[Path, ...], evidence: Evidence
+) -> None:
+    said: list[str] = []
+    searched = seen = 0
+    for folder in left_behind:
+        for path in left_files(folder, temporary=folder.name == TEMPORARY):
+            said += leaks(path.name, f"name of {path}") + leaks(path.read_bytes(), str(path))
+            searched += 1
+        for configuration in configurations(folder):
+            said += leaks(told_by(configuration), f"told by {configuration.parent}")
+            seen += knows_patient(configuration)
+    evidence.record(
+        trials=searched,
+        losses=len(said),
+        worst=f"{searched:,} files searched; {seen} databases hold the patient",
+    )
+    assert said == []
+    if not seen:
+        pytest.skip("no trial before this one held a patient")

@@ -24,6 +24,7 @@ from triage.errors import (
     DeviceOutOfMemory,
     InferenceError,
     KnownAnswerError,
+    TriageError,
 )
 from triage.records import Mode, Rank, ViewSpec
 from triage.rules.eligibility import IntendedUse
@@ -580,6 +581,26 @@ def test_an_error_that_nobody_foresaw_ends_the_worker_and_never_reads_as_negativ
     assert names(house.jobs(outcome), "state") == ["dead"]
     assert house.study(outcome)["analysis"] == "failed"
     assert "its worker died or hung each time" in house.study(outcome)["analysis_reason"]
+
+
+@requirement("Q3")
+def test_an_image_that_kills_its_worker_each_time_takes_no_other_with_it(house: House) -> None:
+    def deadly(views: Sequence[View]) -> list[Encoded | TriageError]:
+        if any(view.mean() > 0.8 for view in views):
+            raise ZeroDivisionError("this one ends the process")
+        return Toy().encode(views)
+
+    killer = house.receive(radiograph(0.9))
+    others = [house.receive(radiograph(0.05 * number)) for number in range(1, 9)]
+    for number in range(house.policies.retry.attempts):
+        with pytest.raises(ZeroDivisionError):
+            drain(house.worker(Toy().loaded(encode=deadly), owner=f"worker {number}"))
+        house.clock.turn(61)
+    with house.db.write() as connection:
+        queue.sweep_expired(connection, policies=house.policies, now=house.clock.now)
+    drain(house.worker(Toy().loaded(encode=deadly), owner="last"))
+    assert names(house.jobs(killer), "state") == ["dead"]
+    assert {house.study(each)["analysis"] for each in others} == {"analysed"}
 
 
 class Seconds:

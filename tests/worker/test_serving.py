@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from triage.config import CaptionConfig, Config, ModelConfig
 from triage.errors import BundleError, InferenceError, StoreError, TriageError
 from triage.inference.bundle import load_bundle
 from triage.pocket import BUNDLE
+from triage.records import Mode
 from triage.worker.models import Encoded
 from triage.worker.roster import Roster
 from triage.worker.serving import (
@@ -44,6 +46,17 @@ def test_a_bundle_that_is_missing_is_told_and_answers_with_its_error(tmp_path: P
     assert "none" in told["reason"]
     assert str(tmp_path / "none") in told["hint"]
     assert "restart" in told["hint"]
+
+
+def test_a_bundle_that_is_named_twice_speaks_once() -> None:
+    names = ("first", "second")
+    models = tuple(ModelConfig(name=name, bundle=BUNDLE, devices=("cpu",)) for name in names)
+    shadow = replace(models[1], name="beside", mode=Mode.SHADOW)
+    config = Config(demonstration=True, models=(*models, shadow))
+    with capture_logs() as logged:
+        loaded = open_models(config, slot=0)
+    assert [model.mode for model in loaded] == [Mode.SERVE, Mode.SHADOW]
+    assert [each["model"] for each in logged if each["event"] == "model_left_out"] == ["second"]
 
 
 def test_a_bundle_without_a_head_leaves_its_language_model_on_disk() -> None:

@@ -2,12 +2,16 @@
 
 Each is recorded with the name of the OS user who decided (DESIGN section 4). A study is named by
 its Study Instance UID or accession number; where that names several, `--number` must say which.
+A decision covers what the database holds; `--as-of` refuses what came after the person looked.
 """
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
 
+from triage.cli.since import HELP, moment, since
+from triage.cli.text import clean, counted, instant
 from triage.cli.verbs import (
     DONE,
     Verbs,
@@ -27,11 +31,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from triage.config import Config
+    from triage.database.worklist import Covered
 
 WITHDRAW = "none"
 REASON_CHARACTERS = 400
 
-Decision = Callable[["Connection", int, str, "datetime"], int]
+T = TypeVar("T")
+Decision = Callable[["Connection", int, str, "datetime"], T]
 
 
 def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -60,6 +66,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         help=f"{', '.join(Rank)}, or {WITHDRAW} to withdraw the decision",
     )
     _add_reason(parser)
+    _add_as_of(parser)
     parser = add_verb(
         verbs,
         "acknowledge",
@@ -70,6 +77,7 @@ def declare(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     _add_study(parser)
     _add_reason(parser)
+    _add_as_of(parser)
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +97,16 @@ def _add_reason(parser: argparse.ArgumentParser) -> None:
         type=_reason,
         default="",
         help="why, recorded with the decision and shown by `triage show`",
+    )
+
+
+def _add_as_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--as-of",
+        metavar="TIME",
+        type=since,
+        help=f"when the study was looked at: {HELP}; refused where an image, a flag or a failed"
+        " analysis came later",
     )
 
 
@@ -132,16 +150,28 @@ def priority(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     rank = None if arguments.rank == WITHDRAW else Rank(arguments.rank)
 
-    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
-        why = arguments.reason
-        set_priority(
-            connection, study_id, rank, by=by, policies=config.policies, now=now, reason=why
+    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> "Covered":
+        return set_priority(
+            connection,
+            study_id,
+            rank,
+            by=by,
+            policies=config.policies,
+            now=now,
+            reason=arguments.reason,
+            as_of=moment(arguments.as_of, zone=config.site.timezone, now=now),
         )
-        return 1
 
-    _decide(arguments, config, decide)
-    said = "Withdrawn: order and model decide again." if rank is None else f"Set to {rank}."
-    _answer(arguments, said, {"priority": rank})
+    covered = _decide(arguments, config, decide)
+    if rank is None:
+        said = "Withdrawn: order and model decide again."
+        _answer(arguments, said, {"priority": None, "covered": None})
+    else:
+        _answer(
+            arguments,
+            f"Set to {rank}. {_told(covered)}",
+            {"priority": rank, "covered": asdict(covered)},
+        )
     return DONE
 
 
@@ -150,21 +180,40 @@ def acknowledge(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
 
-    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> int:
-        why = arguments.reason
-        take_off(connection, study_id, by=by, policies=config.policies, now=now, reason=why)
-        return 1
+    def decide(connection: "Connection", study_id: int, by: str, now: "datetime") -> "Covered":
+        return take_off(
+            connection,
+            study_id,
+            by=by,
+            policies=config.policies,
+            now=now,
+            reason=arguments.reason,
+            as_of=moment(arguments.as_of, zone=config.site.timezone, now=now),
+        )
 
-    _decide(arguments, config, decide)
+    covered = _decide(arguments, config, decide)
     _answer(
         arguments,
-        "Acknowledged. A late image, a new finding or a failed re-analysis puts it back.",
-        {"acknowledged": True},
+        f"Acknowledged. {_told(covered)}\n"
+        "A late image, a new finding or a failed re-analysis puts it back.",
+        {"acknowledged": True, "covered": asdict(covered)},
     )
     return DONE
 
 
-def _decide(arguments: argparse.Namespace, config: "Config", decide: Decision) -> int:
+def _told(covered: "Covered") -> str:
+    """Say what a decision covers, so that a person notices what was not seen."""
+    held = counted(covered.number_of_study_related_instances, "object", "objects")
+    flagged = f"flagged: {', '.join(covered.flagged)}" if covered.flagged else "no flag"
+    return clean(
+        f"This covers {held} (generation {covered.generation}), {flagged},"
+        f" {covered.analysis.replace('_', ' ')}, {covered.images_analysed} of"
+        f" {covered.images_eligible} eligible images analysed;"
+        f" unchanged since {instant(covered.unchanged_since)}."
+    )
+
+
+def _decide(arguments: argparse.Namespace, config: "Config", decide: Decision[T]) -> T:
     """Find the one study, decide on it, in one transaction."""
     from triage.database.worklist import find_study
 

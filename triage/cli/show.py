@@ -48,10 +48,11 @@ def show(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     with reading(config) as reader:
+        as_of = room.as_of(reader)
         documents = room.show(reader, arguments.study)
     note_look(config, study=arguments.study)
     if arguments.json:
-        print_json({"schema_version": room.SCHEMA_VERSION, "studies": documents})
+        print_json({"schema_version": room.SCHEMA_VERSION, "as_of": as_of, "studies": documents})
         return DONE
     on, now = screen(), datetime.now(UTC)
     rule = "\n\n" + "=" * on.columns + "\n"

@@ -77,6 +77,7 @@ def worklist(arguments: argparse.Namespace) -> int:
         raise UsageError("--limit must be at least 1", hint="Leave it out to see every study.")
     config = configuration(arguments)
     with reading(config) as reader:
+        as_of = room.as_of(reader)
         # One more than shown tells whether the list goes on.
         studies = room.worklist(
             reader, limit=None if limit is None else limit + 1, all=arguments.all
@@ -84,7 +85,8 @@ def worklist(arguments: argparse.Namespace) -> int:
     asked = {"limit": limit, "all": arguments.all}
     note_look(config, asked={key: value for key, value in asked.items() if value})
     if arguments.json:
-        print_json({"schema_version": room.SCHEMA_VERSION, "studies": studies[:limit]})
+        document = {"as_of": as_of, "studies": studies[:limit]}
+        print_json({"schema_version": room.SCHEMA_VERSION, **document})
         return DONE
     health = gather(config)
     standing = Standing(status=health.document(), now=health.at)

@@ -19,6 +19,7 @@ from triage.database.documents import header_document, read_header
 from triage.database.house import record_sender
 from triage.database.intake_log import record_event
 from triage.database.jobs import enqueue_look
+from triage.database.requeue import look_when_listed
 from triage.database.statements import insert_id, row_of, update_changed, update_row
 from triage.database.studies import counted, joined, series_of, study_of
 from triage.database.study_alarms import raise_conflict
@@ -172,6 +173,8 @@ def _new(
         policies=policies,
         now=now,
     )
+    if placed.study.too_old and not changes.get("too_old", True):
+        look_when_listed(connection, placed.study.id, now=now)
     _trace(connection, placed, instance_id, ObjectState.STORED, "", now=now)
     if not later:
         refresh_study(connection, placed.study.id, policies=policies, now=now)
@@ -209,6 +212,7 @@ def _contested(
             placed.arrival.header,
             sender_ae_title=placed.arrival.sender_ae_title,
             policies=policies,
+            now=now,
         )
     reason = COMPARED_LATER if identity is Identity.COMPARE else ""
     _trace(connection, placed, instance_id, state, reason, now=now)

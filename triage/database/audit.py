@@ -3,7 +3,7 @@
 Nothing is written twice for it: `object_events` and `events` are read in the order of their
 numbers from where the trail last stopped, so the receive path pays nothing and what was committed
 cannot be lost. What has no row of its own (a rejected association, a look at the worklist) is a
-note in `events` and goes once it has been told.
+note in `events` and goes once it has been told and another row has followed it.
 """
 
 from collections import defaultdict
@@ -111,15 +111,21 @@ def mark(connection: Connection, name: str) -> int:
 
 
 def move(connection: Connection, name: str, *, after: int, to: int) -> bool:
-    """Move a mark; False where it was moved meanwhile. Notes that were told are deleted."""
+    """Move a mark; False where it was moved meanwhile. Notes that were told are deleted.
+
+    All but the newest row of the table: SQLite would give its number again, and what is at or below
+    the mark is never read. The next move deletes it.
+    """
     moved = connection.execute(
         update(HistoryMark)
         .where(HistoryMark.name == name, HistoryMark.event_id == after)
         .values(event_id=to)
     )
     if moved.rowcount and name == DECISIONS:
-        told = Event.id.between(after + 1, to)
-        connection.execute(delete(Event).where(told, Event.what.in_(NOTES)))
+        told = Event.id.between(after, to)  # `after`: the newest of the move before
+        newest = select(func.max(Event.id)).scalar_subquery()
+        notes = delete(Event).where(told, Event.what.in_(NOTES), Event.id < newest)
+        connection.execute(notes)
     return bool(moved.rowcount)
 
 

@@ -6,19 +6,24 @@ The due time lives in the row, so a restart inside the window loses nothing (DES
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from triage.database.connection import lock_arrivals
 from triage.database.jobs import enqueue_look
 from triage.database.rows import lock_study
 from triage.database.statements import update_row
 from triage.database.studies import grow_series
-from triage.database.tables import Series, Study
+from triage.database.tables import Instance, Series, Study
 from triage.database.worklist import refresh_study
 from triage.records import Subject
 from triage.rules.policies import Policies
 
 CLOSED_PER_TURN = 500
+HELD = select(func.count()).where(
+    Instance.series_id == bindparam("series_id"),
+    Instance.subject == Subject.SERIES,
+    Instance.expired_at.is_(None),
+)
 
 
 def look_when_whole(
@@ -50,15 +55,18 @@ def close_due_series(connection: Connection, *, policies: Policies, now: datetim
     lock_arrivals(connection)
     s = Series
     due = connection.execute(
-        select(s.id, s.study_id)
+        select(s.id, s.study_id, s.images)
         .where(s.closes_at <= now)
         .order_by(s.closes_at)
         .limit(CLOSED_PER_TURN)
     ).all()
     for row in due:
         lock_study(connection, row.study_id)
-        update_row(connection, Series, row.id, closes_at=None)
-        enqueue_look(connection, Subject.SERIES, row.id, row.study_id, now=now)
+        # Of a series that had expired only what came again is looked at.
+        held = connection.execute(HELD, {"series_id": row.id}).scalar_one()
+        update_row(connection, Series, row.id, closes_at=None, images=held or row.images)
+        if held:
+            enqueue_look(connection, Subject.SERIES, row.id, row.study_id, now=now)
     for study_id in sorted({row.study_id for row in due}):
         refresh_study(connection, study_id, policies=policies, now=now)
     return len(due)

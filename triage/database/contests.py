@@ -15,6 +15,7 @@ from sqlalchemy.orm import aliased
 from triage.database.closing import look_when_whole
 from triage.database.documents import read_header
 from triage.database.intake_log import record_event
+from triage.database.requeue import look_when_listed
 from triage.database.rows import supersede_results
 from triage.database.statements import row_of, update_row
 from triage.database.studies import counted, shown
@@ -70,6 +71,7 @@ def resolve_contest(
             header,
             sender_ae_title=newcomer.sender_ae_title,
             policies=policies,
+            now=now,
         )
     record_event(
         connection,
@@ -91,12 +93,31 @@ def show_revision(
     *,
     sender_ae_title: str,
     policies: Policies,
+    now: datetime,
 ) -> None:
-    """Show the header of a revision, blanks included: they are corrections too."""
+    """Show the header of a revision, blanks included: they are corrections too.
+
+    One that came after the images of its study had expired is held for the time of retention.
+    """
     changes = shown(
         study, header, sender_ae_title=sender_ae_title, keep_blanks=True, policies=policies
     )
+    if study.images_expired_at is not None:
+        changes |= {"images_expired_at": None, "last_instance_at": now}
     update_row(connection, Study, study.id, **changes)
+    if study.too_old and not changes["too_old"]:
+        look_when_listed(connection, study.id, now=now)
+
+
+def has_expired(connection: Connection, instance_id: int) -> bool:
+    """Whether the file of an instance was deleted by retention."""
+    expired = select(Instance.expired_at.is_not(None)).where(Instance.id == instance_id)
+    return bool(connection.execute(expired).scalar_one())
+
+
+def forget_pixels(connection: Connection, instance_id: int) -> None:
+    """Have the pixels of a held instance decoded anew by the next comparison with them."""
+    update_row(connection, Instance, instance_id, pixel_digest=None)
 
 
 def _contest(connection: Connection, instance_id: int) -> Any:

@@ -202,11 +202,13 @@ def known_folder_entry(
 
 def known_folder_entries(
     connection: Connection, paths: Sequence[str]
-) -> dict[str, tuple[int, int]]:
-    """Return (size_bytes, mtime_ns) of those paths that were read before; at most 500 a call."""
+) -> dict[str, tuple[int, int, str]]:
+    """Return (size_bytes, mtime_ns, outcome) of those paths that were read; at most 500 a call."""
     f = FolderEntry
-    rows = connection.execute(select(f.path, f.size_bytes, f.mtime_ns).where(f.path.in_(paths)))
-    return {row.path: (row.size_bytes, row.mtime_ns) for row in rows}
+    rows = connection.execute(
+        select(f.path, f.size_bytes, f.mtime_ns, f.outcome).where(f.path.in_(paths))
+    )
+    return {row.path: (row.size_bytes, row.mtime_ns, row.outcome) for row in rows}
 
 
 def remember_folder_entry(

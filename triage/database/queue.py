@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    SelectBase,
     bindparam,
     case,
     literal_column,
@@ -70,16 +71,19 @@ def claim(
     lease_s: float,
     limit: int,
     maximum_attempts: int = DEFAULT_ATTEMPTS,
+    first_tries_only: bool = False,
 ) -> list[Job]:
     """Lease up to `limit` due jobs to `owner`, most urgent first, longest due first.
 
     Jobs whose lease has expired are claimed like queued ones; those that have used up
-    `maximum_attempts` are left for `sweep_expired`.
+    `maximum_attempts` are left for `sweep_expired`. Of jobs that were tried before one is claimed
+    at most, none with `first_tries_only`: one that kills its worker takes no attempt from others
+    that have lost one already, so that only its own run out.
     """
     with db.write() as connection:
         now = db.now(connection)
         claimed = connection.execute(
-            _claim(tuple(kinds), limit, maximum_attempts),
+            _claim(tuple(kinds), limit, maximum_attempts, first_tries_only),
             {"at": now, "for": owner, "until": now + timedelta(seconds=lease_s)},
         ).all()
         record_transitions(
@@ -247,19 +251,27 @@ def is_due(connection: Connection, *, kinds: Sequence[JobKind], now: datetime) -
 
 
 @cache
-def _claim(kinds: tuple[JobKind, ...], limit: int, maximum_attempts: int) -> Any:
+def _claim(
+    kinds: tuple[JobKind, ...], limit: int, maximum_attempts: int, first_tries_only: bool
+) -> Any:
     j, at = JobRow, bindparam("at", type_=UtcDateTime())
-    queued = _due(kinds, _is(JobState.QUEUED) & (j.due_at <= at), limit)
-    lapsed = _due(
-        kinds,
-        _is(JobState.LEASED) & (j.lease_expires_at <= at) & (j.attempts < maximum_attempts),
-        limit,
-    )
-    both = select(queued.cte("queued")).union_all(select(lapsed.cte("lapsed"))).subquery()
-    first = select(both.c.id).order_by(both.c.rank, both.c.due_at, both.c.id).limit(limit)
+    queued = _is(JobState.QUEUED) & (j.due_at <= at)
+    fresh = _due(kinds, queued & (j.attempts == 0), limit).cte("fresh")
+    claimed: SelectBase = select(fresh)
+    if not first_tries_only:
+        # Only of those that would be next: no index finds the tried ones of a whole backlog.
+        front = _due(kinds, queued, limit).cte("front")
+        lapsed = _due(
+            kinds,
+            _is(JobState.LEASED) & (j.lease_expires_at <= at) & (j.attempts < maximum_attempts),
+            limit,
+        ).cte("lapsed")
+        tried = select(front).where(front.c.attempts > 0).union_all(select(lapsed))
+        claimed = select(fresh).union_all(select(_first(tried, 1).subquery()))
+    first = _first(claimed, limit).subquery()
     return (
         update(j)
-        .where(j.id.in_(first))
+        .where(j.id.in_(select(first.c.id)))
         .values(
             state=JobState.LEASED,
             # Says in the same statement from which state the job was taken.
@@ -290,12 +302,17 @@ def _one_of(kinds: tuple[JobKind, ...]) -> ColumnElement[bool]:
     return JobRow.kind == kinds[0] if len(kinds) == 1 else JobRow.kind.in_(kinds)
 
 
+def _first(rows: SelectBase, limit: int) -> Select[Any]:
+    every = rows.subquery()
+    return select(every).order_by(every.c.rank, every.c.due_at, every.c.id).limit(limit)
+
+
 def _due(
     kinds: tuple[JobKind, ...], condition: ColumnElement[bool], limit: int
-) -> Select[int, int, datetime]:
+) -> Select[int, int, datetime, int]:
     j = JobRow
     return (
-        select(j.id, j.rank, j.due_at)
+        select(j.id, j.rank, j.due_at, j.attempts)
         .where(_one_of(kinds), condition)
         .order_by(j.rank, j.due_at, j.id)
         .limit(limit)

@@ -5,16 +5,18 @@ ISO 8601 UTC text, DICOM attributes as received. Nothing here writes, and each a
 moment of the database.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from triage import errors
-from triage.database.reading_connection import Reader, Row, open_reader, revision
+from triage.database.reading_connection import Reader, Row, open_reader, revision, time_text
 from triage.database.reading_status import status_facts
 from triage.database.reading_study import show
 
 __all__ = [
     "SCHEMA_VERSION",
     "Reader",
+    "as_of",
     "dead_letters",
     "open_reader",
     "quarantine_list",
@@ -25,6 +27,19 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1  # of the documents; also the first column of the view `worklist`
+COMMITTED_WITHIN = timedelta(seconds=2)  # longer than a transaction takes that changes a study
+
+
+def as_of(reader: Reader) -> str:
+    """Return the time of a look that begins now: a decision may name it as when it was seen.
+
+    By the database's clock, and a little early: a change that is committed only now bears the time
+    at which it was begun, and what is read next may be without it.
+    """
+    with reader.snapshot():
+        postgres = reader.dialect == "postgresql"
+        now = reader.value("SELECT clock_timestamp()") if postgres else datetime.now(UTC)
+    return time_text(now - COMMITTED_WITHIN)
 
 
 def worklist(

@@ -8,6 +8,7 @@ from triage.database.reading_connection import Reader, Row
 from triage.errors import PermanentError
 
 Key = tuple[str, int]  # subject and its number
+AUDIT_NOTE = "audit_"  # begins the names of `audit.NOTES`, which tell of a look and no decision
 
 
 def show(reader: Reader, text: str) -> list[Row]:
@@ -53,7 +54,11 @@ def _document(reader: Reader, study: Row) -> Row:
         "results": _named(_of_study(reader, "results", number), subjects),
         "captions": _named(_of_study(reader, "captions", number), subjects),
         "jobs": _named(jobs, subjects),
-        "events": _of_study(reader, "events", number),
+        "events": [
+            each
+            for each in _of_study(reader, "events", number)
+            if not each["what"].startswith(AUDIT_NOTE)
+        ],
     }
 
 

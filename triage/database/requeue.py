@@ -1,8 +1,10 @@
-"""A person asks for another look: at one study, or at all dead letters."""
+"""Another look: a person asks for it, a model was found to drift, a date was corrected."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from triage.database.connection import lock_arrivals
 from triage.database.house import record_decision
@@ -17,6 +19,7 @@ from triage.rules.ranks import urgency
 
 REASON = "requeued by a person"
 DRIFTED = "the model gave another known answer after this look"
+LISTED = "a corrected date has put the study on the reading list"
 
 
 def requeue_study(
@@ -24,15 +27,12 @@ def requeue_study(
 ) -> int:
     """Look at every image and closed series of a study again; dead captions are tried again.
 
-    Returns the number of jobs that now wait because of it; an open job is left as it is. A study
-    whose images have expired has nothing to look at.
+    Returns the number of jobs that now wait because of it; an open job is left as it is. At images
+    that have expired there is nothing to look.
     """
     lock_study(connection, study_id)
-    study = connection.execute(
-        select(Study.priority, Study.images_expired_at).where(Study.id == study_id)
-    ).one()
-    rank = urgency(Rank(study.priority))
-    subjects = [] if study.images_expired_at else _subjects(connection, study_id)
+    priority = connection.execute(select(Study.priority).where(Study.id == study_id)).scalar_one()
+    rank = urgency(Rank(priority))
     due = sum(
         _requeue(
             connection,
@@ -43,7 +43,7 @@ def requeue_study(
             rank=rank,
             now=now,
         )
-        for subject, subject_id in subjects
+        for subject, subject_id in _subjects(connection, study_id)
     )
     j = JobRow
     captions = connection.execute(
@@ -81,15 +81,15 @@ def conflicts(connection: Connection, study_id: int) -> int:
 def requeue_dead(connection: Connection, *, by: str, policies: Policies, now: datetime) -> int:
     """Try every dead letter again; returns how many jobs wait because of it.
 
-    A study whose images have expired has nothing to look at: another failure would only bring it
-    back to the list without a picture.
+    Images that have expired are left alone: another failure would only bring their study back to
+    the list without a picture.
     """
     lock_arrivals(connection)
     j = JobRow
     dead = connection.execute(
-        select(j.id, j.kind, j.subject, j.subject_id, j.study_id, j.rank)
-        .join(Study, Study.id == j.study_id)
-        .where(j.state == JobState.DEAD, Study.images_expired_at.is_(None))
+        select(j.id, j.kind, j.subject, j.subject_id, j.study_id, j.rank).where(
+            j.state == JobState.DEAD, _is_held(j)
+        )
     ).all()
     due = 0
     for row in sorted(dead, key=lambda row: (row.study_id, row.id)):
@@ -129,13 +129,7 @@ def requeue_said_by(
     r = ResultRow
     said = connection.execute(
         select(r.subject, r.subject_id, r.study_id, r.mode, r.embedding_keys)
-        .join(Study, Study.id == r.study_id)
-        .where(
-            r.created_at >= since,
-            r.bundle_digest == bundle_digest,
-            r.current,
-            Study.images_expired_at.is_(None),
-        )
+        .where(r.created_at >= since, r.bundle_digest == bundle_digest, r.current, _is_held(r))
         .order_by(r.study_id, r.id)
     ).all()
     due = 0
@@ -163,6 +157,30 @@ def requeue_said_by(
     return due
 
 
+def look_when_listed(connection: Connection, study_id: int, *, now: datetime) -> None:
+    """Look at a study that was too old to be looked at, by a date that has been corrected.
+
+    What waits had its place behind all other studies, and what is under way goes by the old date.
+    """
+    rank = rank_of(connection, study_id)
+    for subject, subject_id in _subjects(connection, study_id):
+        _requeue(
+            connection,
+            kind=JobKind.ANALYSE,
+            subject=subject,
+            subject_id=subject_id,
+            study_id=study_id,
+            rank=rank,
+            now=now,
+            reason=LISTED,
+            left=(JobState.QUEUED,),
+        )
+    j = JobRow
+    connection.execute(
+        update(j).where(j.study_id == study_id, j.state == JobState.QUEUED).values(rank=rank)
+    )
+
+
 def _subjects(connection: Connection, study_id: int) -> list[tuple[Subject, int]]:
     """Return what is looked at in a study: images, comparisons that wait, closed series."""
     i, s = Instance, Series
@@ -178,10 +196,27 @@ def _subjects(connection: Connection, study_id: int) -> list[tuple[Subject, int]
     ).scalars()
     series = connection.execute(
         select(s.id)
-        .where(s.study_id == study_id, s.images > 0, s.closes_at.is_(None))
+        .where(s.study_id == study_id, s.closes_at.is_(None), _holds_images(s.id))
         .order_by(s.id)
     ).scalars()
     return [(Subject.IMAGE, each) for each in images] + [(Subject.SERIES, each) for each in series]
+
+
+def _is_held(row: type[JobRow] | type[ResultRow]) -> ColumnElement[bool]:
+    """Return the condition that the subject of a row has not expired."""
+    i = Instance
+    image = select(i.id).where(i.id == row.subject_id, i.expired_at.is_(None)).exists()
+    return or_(
+        and_(row.subject == Subject.IMAGE, image),
+        and_(row.subject == Subject.SERIES, _holds_images(row.subject_id)),
+    )
+
+
+def _holds_images(series_id: Any) -> ColumnElement[bool]:
+    """Return the condition that images of a series are held that are looked at with it."""
+    i = Instance
+    of_series = (i.series_id == series_id) & (i.subject == Subject.SERIES)
+    return select(i.id).where(of_series, i.expired_at.is_(None)).exists()
 
 
 def _requeue(
@@ -194,8 +229,12 @@ def _requeue(
     rank: int,
     now: datetime,
     reason: str = REASON,
+    left: Sequence[JobState] = OPEN_STATES,
 ) -> int:
-    """Make one job due now: its last row again where it is of this generation, else a new one."""
+    """Make one job due now: its last row again where it is of this generation, else a new one.
+
+    One in a state of `left` stays as it is; a lease that is not left is lost to its worker.
+    """
     j = JobRow
     generation = subject_generation(connection, subject, subject_id)
     last = connection.execute(
@@ -225,7 +264,7 @@ def _requeue(
             now=now,
         )
         return int(made is not None)
-    if last.state in OPEN_STATES:
+    if last.state in left:
         return 0
     again = {"state": JobState.QUEUED, "due_at": now, "attempts": 0, "rank": rank}
     changes = again | {"finished_at": None, "error_kind": ""} | NO_LEASE

@@ -41,6 +41,7 @@ from triage.records import (
     SubjectContents,
 )
 from triage.rules.policies import Policies
+from triage.rules.standing import beside_flags
 
 KEYS_PER_QUERY = 500
 EXPIRED = select(Study.images_expired_at.is_not(None)).where(Study.id == bindparam("study_id"))
@@ -102,8 +103,9 @@ def commit_analysis(
         now = db.now(connection)
         if not finish(connection, job, now=now, reason="analysed"):
             return False
-        give_way(connection, job.subject, job.subject_id, to=results)
-        written = [_result_values(job, result) | {"created_at": now} for result in results]
+        flagging = give_way(connection, job.subject, job.subject_id, to=results)
+        said = beside_flags(results, flagging)
+        written = [_result_values(job, result) | {"created_at": now} for result in said]
         insert_rows(connection, ResultRow, written)
         _keep_digests(connection, pixel_digests)
         expired = _has_expired(connection, job.study_id)

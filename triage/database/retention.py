@@ -1,8 +1,9 @@
 """What may expire: pixels, embeddings and captions of a study go together, its rows stay.
 
-Only studies that are off the reading list go, and never a flagged one that nobody has read
-(DESIGN section 4). The files are the caller's to delete, in a later transaction that asks
-`still_expired`: the same object may have come again meanwhile, to the same path.
+Only studies that are off the reading list go, never a flagged one that nobody has read (DESIGN
+section 4), and none while pixels of it wait to be compared. The files are the caller's to delete,
+in a later transaction that asks `still_expired`: the same object may have come again meanwhile, to
+the same path.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from triage.database.material import given_keys
 from triage.database.rows import lock_study
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow, Study
 from triage.database.worklist import PROGRAM
-from triage.records import StudyState
+from triage.records import ObjectState, StudyState
 
 KEYS_PER_DELETE = 500
 
@@ -95,9 +96,17 @@ def expired_paths(connection: Connection, paths: Sequence[str]) -> list[str]:
 
 
 def _may_expire() -> ColumnElement[bool]:
-    """Read by a person, or never on the list and without a flag."""
+    """Read by a person, or never on the list and without a flag; and nothing to be compared."""
     read = Study.state == StudyState.ACKNOWLEDGED
-    return or_(read, and_(Study.too_old, Study.flagged_at.is_(None)))
+    i = Instance
+    contest = and_(
+        i.study_id == Study.id,
+        i.subject.is_(None),
+        i.contests_id.is_not(None),
+        i.state == ObjectState.STORED,
+    )
+    waits = select(i.id).where(contest).exists()
+    return and_(or_(read, and_(Study.too_old, Study.flagged_at.is_(None))), ~waits)
 
 
 def _delete_embeddings(connection: Connection, study_id: int) -> None:

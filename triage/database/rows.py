@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from triage.database.statements import insert_row
 from triage.database.tables import CaptionRow, Instance, ResultRow, Series, Study
 from triage.records import Analysis, AnalysisResult, Job, Mode, Subject
+from triage.rules.standing import stands
 
 LOCK_STUDY = (
     select(Study.id).where(Study.id == bindparam("study_id")).with_for_update(key_share=True)
@@ -41,6 +42,7 @@ RETIRE = (
     )
     .values(current=False)
 )
+RETIRE_BUT = RETIRE.where(CaptionRow.bundle_digest.not_in(bindparam("of_kept", expanding=True)))
 GENERATIONS = {
     Subject.IMAGE: select(Instance.generation).where(Instance.id == bindparam("subject_id")),
     Subject.SERIES: select(Series.generation).where(Series.id == bindparam("subject_id")),
@@ -72,25 +74,22 @@ def retire_caption(connection: Connection, subject: Subject, subject_id: int) ->
 
 def give_way(
     connection: Connection, subject: Subject, subject_id: int, *, to: Sequence[AnalysisResult]
-) -> None:
-    """Take the results and words about a subject out of count as far as a new look replaces them.
+) -> frozenset[str]:
+    """Take what was said about a subject out of count where a new look has come.
 
-    A flag that was served stays, with its words, until its model speaks again or another served
-    model has looked: a look by nobody, by shadows alone, or one that failed takes none away.
+    Flags that still stand stay, with the words of their models. Returns the digests of the bundles
+    that gave them.
     """
     of = {"of_subject": subject, "of_subject_id": subject_id}
-    served = [result for result in to if result.mode is Mode.SERVE]
-    kept = []
-    if not any(result.analysis is Analysis.ANALYSED for result in served):
-        again = {result.model.digest for result in served if result.model}
-        kept = [
-            row.id
-            for row in connection.execute(SERVED, of)
-            if row.bundle_digest not in again and any(each["flagged"] for each in row.findings)
-        ]
-    connection.execute(SUPERSEDE_BUT, of | {"of_kept": kept})
-    if not kept:
-        retire_caption(connection, subject, subject_id)
+    kept = [
+        row
+        for row in connection.execute(SERVED, of)
+        if any(each["flagged"] for each in row.findings) and stands(row.bundle_digest, to)
+    ]
+    digests = frozenset(row.bundle_digest for row in kept)
+    connection.execute(SUPERSEDE_BUT, of | {"of_kept": [row.id for row in kept]})
+    connection.execute(RETIRE_BUT, of | {"of_kept": sorted(digests)})
+    return digests
 
 
 def record_failure(connection: Connection, job: Job, reason: str, *, now: datetime) -> None:

@@ -17,6 +17,7 @@ SubjectKey = tuple[str, int]
 # What each refresh of a study reads; replay adds what it needs.
 CURRENT_RESULTS = (
     select(
+        ResultRow.id,
         ResultRow.study_id,
         ResultRow.subject,
         ResultRow.subject_id,
@@ -40,6 +41,7 @@ CURRENT_RESULTS = (
 class Said:
     """One current result, the generation that it was made for, and when it was written."""
 
+    id: int
     result: AnalysisResult
     generation: int
     created_at: datetime
@@ -53,7 +55,12 @@ def by_subject(rows: Iterable[Any]) -> dict[tuple[int, SubjectKey], list[Said]]:
     said: dict[tuple[int, SubjectKey], list[Said]] = defaultdict(list)
     for row in rows:
         said[row.study_id, (row.subject, row.subject_id)].append(
-            Said(result=_result(row), generation=row.generation, created_at=row.created_at)
+            Said(
+                id=row.id,
+                result=_result(row),
+                generation=row.generation,
+                created_at=row.created_at,
+            )
         )
     return {key: [_dated(each, told[-1]) for each in told] for key, told in said.items()}
 

@@ -12,7 +12,7 @@ from sqlalchemy import BindParameter, Connection, bindparam, func, literal_colum
 
 from triage.database.said import CURRENT_RESULTS, Said, SubjectKey, by_subject, is_stale
 from triage.database.tables import CaptionRow, Instance, ResultRow, Series
-from triage.database.tables_house import JobRow
+from triage.database.tables_house import Event, JobRow
 from triage.records import (
     Analysis,
     AnalysisResult,
@@ -27,6 +27,8 @@ from triage.rules.aggregate import Aggregate, Part, aggregate
 from triage.rules.orders import OrderPriority
 from triage.rules.priority import Decision
 
+ACKNOWLEDGE = "acknowledge"  # what the event of an acknowledgement is called
+
 OF_STUDY: BindParameter[int] = bindparam("study_id")
 SERIES = (
     select(Series.id, Series.images, Series.closes_at, Series.generation, Series.modality)
@@ -36,6 +38,9 @@ SERIES = (
 IMAGES = select(Instance.id).where(Instance.study_id == OF_STUDY, Instance.subject == Subject.IMAGE)
 CONFLICTS = select(func.count()).where(
     Instance.study_id == OF_STUDY, literal_column("instances.state = 'conflict'")
+)
+IN_SERIES = select(func.count()).where(
+    Instance.study_id == OF_STUDY, Instance.subject == Subject.SERIES
 )
 RESULTS = CURRENT_RESULTS.where(ResultRow.study_id == OF_STUDY)
 WAITING = select(JobRow.subject, JobRow.subject_id).where(
@@ -48,6 +53,12 @@ CAPTIONS = (
     .where(CaptionRow.study_id == OF_STUDY, CaptionRow.current)
     .order_by(CaptionRow.id)
 )
+ACKNOWLEDGED = (
+    select(Event.detail)
+    .where(Event.study_id == OF_STUDY, Event.what == ACKNOWLEDGE)
+    .order_by(Event.id.desc())
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +66,7 @@ class StudyContents:
     """What a study holds and what was said about it."""
 
     aggregate: Aggregate
-    failed_at: datetime | None  # when the newest current failure was written
+    failures: Mapping[int, datetime]  # when which current failed results were written
     flags_at: tuple[datetime, ...]  # when the current flagged results were written
     modalities: tuple[str, ...]
     caption: str
@@ -85,10 +96,12 @@ def study_contents(connection: Connection, study_id: int) -> StudyContents:
         for key in sorted(images.keys() | results.keys() | waiting)
     ]
     conflicts = connection.execute(CONFLICTS, of_study).scalar_one()
+    held = sum(row.images for row in series)
+    came = connection.execute(IN_SERIES, of_study).scalar_one() if held else 0
     return StudyContents(
-        aggregate=aggregate(parts, conflicts=conflicts),
-        failed_at=max(_written(results, _is_failure), default=None),
-        flags_at=tuple(sorted(_written(results, _is_flagged))),
+        aggregate=aggregate(parts, conflicts=conflicts, expired=max(came - held, 0)),
+        failures=_written(results, _is_failure),
+        flags_at=tuple(sorted(_written(results, _is_flagged).values())),
         modalities=tuple(sorted({row.modality for row in series} - {""})),
         caption=study_caption(connection, study_id),
     )
@@ -110,27 +123,28 @@ def decision_of(study: Any) -> Decision | None:
     )
 
 
-def acknowledgement_of(study: Any) -> Acknowledgement | None:
-    """Return the acknowledgement of the study of this row."""
+def acknowledgement_of(connection: Connection, study: Any) -> Acknowledgement | None:
+    """Return the acknowledgement of the study of this row; its failures stand in its event."""
     if study.acknowledged_at is None:
         return None
+    detail = connection.execute(ACKNOWLEDGED, {"study_id": study.id}).scalar() or {}
     return Acknowledgement(
-        acknowledged_at=study.acknowledged_at,
         generation=study.acknowledged_generation,
         flagged_findings=frozenset(study.acknowledged_findings),
+        failures=frozenset(detail.get("failures", ())),
     )
 
 
 def _written(
     results: Mapping[SubjectKey, Sequence[Said]], condition: Callable[[AnalysisResult], bool]
-) -> list[datetime]:
-    """Return when the served results that meet a condition were written."""
-    return [
-        each.created_at
+) -> dict[int, datetime]:
+    """Return when the served results that meet a condition were written, by their number."""
+    return {
+        each.id: each.created_at
         for said in results.values()
         for each in said
         if each.result.mode is Mode.SERVE and condition(each.result)
-    ]
+    }
 
 
 def _is_failure(result: AnalysisResult) -> bool:

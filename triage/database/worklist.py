@@ -5,6 +5,8 @@
 who changes a fact of a study calls it in the same transaction. Source: DESIGN section 4.
 """
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ from triage.database.jobs import job_rank
 from triage.database.statements import row_of, update_changed, update_row
 from triage.database.study_alarms import close_alarms_of
 from triage.database.study_facts import (
+    ACKNOWLEDGE,
     StudyContents,
     acknowledgement_of,
     decision_of,
@@ -25,6 +28,7 @@ from triage.database.study_facts import (
 )
 from triage.database.tables import Study
 from triage.database.tables_house import JobRow
+from triage.database.types import time_text
 from triage.errors import PermanentError
 from triage.records import Analysis, JobState, Rank
 from triage.rules.acknowledgement import Standing, StudySeen, is_listed, standing, study_state
@@ -36,13 +40,26 @@ PROGRAM = "triage"  # who acts where no person does
 TWO_PATIENTS = "this Study Instance UID is used for more than one patient"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """What a person's decision covers: the study as it stood then."""
+
+    generation: int
+    number_of_study_related_instances: int
+    analysis: Analysis
+    images_eligible: int
+    images_analysed: int
+    flagged: tuple[str, ...]
+    unchanged_since: datetime  # when the last image, flag or failure came
+
+
 def refresh_study(
     connection: Connection, study_id: int, *, policies: Policies, now: datetime
 ) -> None:
     """Compute the stored columns of a study anew and write them."""
     study = row_of(connection, Study, study_id)
     contents = study_contents(connection, study_id)
-    stand = _standing(study, contents)
+    stand = _standing(connection, study, contents)
     changes = _seen(study, contents, now) | _acknowledgement(study, stand, now)
     waiting_since = changes.get("waiting_since", study.waiting_since)
     attention = changes.get("attention", study.attention)
@@ -97,12 +114,14 @@ def acknowledge(
     policies: Policies,
     now: datetime,
     reason: str = "",
-) -> None:
+    as_of: datetime | None = None,
+) -> Covered:
     """Take a study off the list: `by` has read it, at this generation and with these findings.
 
     `reason` is what the person says to it, kept with the decision. A person may read before the
-    model has spoken or the last image has come: what comes later puts the study back. Raises
-    PermanentError where it was acknowledged already.
+    model has spoken or the last image has come: what comes later puts the study back. `as_of` is
+    when the person looked; without it the decision covers what is there. Raises PermanentError
+    where it was acknowledged already, or an image, a flag or a failure came after `as_of`.
     """
     study = row_of(connection, Study, study_id)
     if study.acknowledged_at is not None:
@@ -110,7 +129,9 @@ def acknowledge(
             f"the study was acknowledged already, by {study.acknowledged_by}",
             hint="`triage show STUDY` says when.",
         )
-    flagged = flagged_names(study.findings)
+    contents = study_contents(connection, study_id)
+    covered = _covered(study, contents, as_of=as_of, now=now)
+    flagged = list(covered.flagged)
     update_row(
         connection,
         Study,
@@ -121,13 +142,12 @@ def acknowledge(
         acknowledged_findings=flagged,
         attention="",
     )
-    detail = {"generation": study.generation, "flagged": flagged, "analysis": study.analysis}
-    detail |= {"reason": reason} if reason else {}
-    record_decision(
-        connection, study_id=study_id, what="acknowledge", by=by, detail=detail, now=now
-    )
+    detail = {"generation": study.generation, "flagged": flagged, "analysis": covered.analysis}
+    detail |= {"failures": sorted(contents.failures)} | _remarks(reason, as_of)
+    record_decision(connection, study_id=study_id, what=ACKNOWLEDGE, by=by, detail=detail, now=now)
     close_alarms_of(connection, study_id, study.study_instance_uid, now=now)
     refresh_study(connection, study_id, policies=policies, now=now)
+    return covered
 
 
 def set_priority(
@@ -139,11 +159,15 @@ def set_priority(
     policies: Policies,
     now: datetime,
     reason: str = "",
-) -> None:
-    """Give a study the rank that a person decided, and why; None withdraws the decision."""
+    as_of: datetime | None = None,
+) -> Covered:
+    """Give a study the rank that a person decided, and why; None withdraws the decision.
+
+    `as_of` as in `acknowledge`.
+    """
     study = row_of(connection, Study, study_id)
+    covered = _covered(study, study_contents(connection, study_id), as_of=as_of, now=now)
     given = rank is not None
-    flagged = flagged_names(study.findings)
     update_row(
         connection,
         Study,
@@ -152,12 +176,13 @@ def set_priority(
         person_priority_by=by if given else None,
         person_priority_at=now if given else None,
         person_priority_generation=study.generation if given else None,
-        person_priority_findings=flagged if given else None,
+        person_priority_findings=list(covered.flagged) if given else None,
     )
     detail = {"from": study.person_priority, "to": rank, "generation": study.generation}
-    detail |= {"reason": reason} if reason else {}
+    detail |= _remarks(reason, as_of)
     record_decision(connection, study_id=study_id, what="priority", by=by, detail=detail, now=now)
     refresh_study(connection, study_id, policies=policies, now=now)
+    return covered
 
 
 def find_study(connection: Connection, text: str) -> list[int]:
@@ -168,21 +193,64 @@ def find_study(connection: Connection, text: str) -> list[int]:
     return list(connection.execute(select(Study.id).where(named).order_by(Study.id)).scalars())
 
 
-def flagged_names(findings: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the flagged findings, as decisions keep them."""
-    return sorted(finding["name"] for finding in findings if finding["flagged"])
+# --- what a decision covers
+
+
+def _covered(
+    study: Any, contents: StudyContents, *, as_of: datetime | None, now: datetime
+) -> Covered:
+    came: dict[str, Collection[datetime]] = {
+        "an image": [study.last_instance_at],
+        "a flag": contents.flags_at,
+        "a failed analysis": contents.failures.values(),
+    }
+    newest = {what: max(times) for what, times in came.items() if times}
+    if as_of is not None:
+        _require_seen(newest, as_of=as_of, now=now)
+    found = contents.aggregate
+    return Covered(
+        generation=study.generation,
+        number_of_study_related_instances=study.number_of_study_related_instances,
+        analysis=found.analysis,
+        images_eligible=found.images_eligible,
+        images_analysed=found.images_analysed,
+        flagged=tuple(sorted(found.flagged_findings)),
+        unchanged_since=max(newest.values()),
+    )
+
+
+def _require_seen(newest: Mapping[str, datetime], *, as_of: datetime, now: datetime) -> None:
+    """Raise PermanentError unless who looked at `as_of` saw what is there."""
+    if as_of > now:
+        raise PermanentError(
+            f"nobody has looked as of {time_text(as_of)}: the database's clock says"
+            f" {time_text(now)}",
+            hint="Name when the study was looked at, as `as_of` in `triage show STUDY --json`.",
+        )
+    later = [f"{what} at {time_text(at)}" for what, at in newest.items() if at > as_of]
+    if later:
+        raise PermanentError(
+            f"after the study was looked at came {', '.join(later)}",
+            hint="Look at it again: `triage show STUDY`. Then decide as of that look.",
+        )
+
+
+def _remarks(reason: str, as_of: datetime | None) -> dict[str, str]:
+    """Return what was said with a decision, as its event keeps it."""
+    said = {"reason": reason} if reason else {}
+    return said if as_of is None else said | {"as_of": time_text(as_of)}
 
 
 # --- from facts to columns
 
 
-def _standing(study: Any, contents: StudyContents) -> Standing:
+def _standing(connection: Connection, study: Any, contents: StudyContents) -> Standing:
     seen = StudySeen(
         generation=study.generation,
         flagged_findings=contents.aggregate.flagged_findings,
-        failed_at=contents.failed_at,
+        failures=frozenset(contents.failures),
     )
-    return standing(acknowledgement_of(study), seen)
+    return standing(acknowledgement_of(connection, study), seen)
 
 
 def _seen(study: Any, contents: StudyContents, now: datetime) -> dict[str, Any]:

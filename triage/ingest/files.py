@@ -24,31 +24,42 @@ log = structlog.get_logger(__name__)
 PARTIAL_SUFFIXES: Final = (".part", ".partial", ".filepart", ".crdownload", ".tmp", ".temp", ".swp")
 
 
-def files_below(root: Path, unreadable: list[str]) -> Iterator[tuple[Path, Stamp]]:
+def files_below(root: Path, unreadable: dict[Path, str]) -> Iterator[tuple[Path, Stamp]]:
     """Yield regular files below a folder, without following links.
 
-    Adds to `unreadable` why something could not be looked at; what went away meanwhile could.
+    Adds to `unreadable` what could not be looked at and why; what went away meanwhile could.
     """
     pending = [root]
     while pending:
         directory = pending.pop()
-        try:
+        entries: list[os.DirEntry[str]] = []
+        with _noted(directory, unreadable):
             entries = list(os.scandir(directory))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            unreadable.append(str(error.strerror))
-            continue
         for entry in entries:
             if is_passed_over(entry.name):
                 continue
             path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(path)
-            elif (stamp := stamp_of(path)) is not None:
-                if not os.access(path, os.R_OK) and path.exists():
-                    unreadable.append("no permission to read a file")
+            stamp: Stamp | None = None
+            with _noted(path, unreadable):
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                else:
+                    stamp = _stamp_at(path)
+            if stamp is not None:
+                if not os.access(path, os.R_OK) and stamp_of(path) is not None:
+                    unreadable[path] = "no permission to read a file"
                 yield path, stamp
+
+
+@contextmanager
+def _noted(path: Path, unreadable: dict[Path, str]) -> Iterator[None]:
+    """Note an error of looking at `path`; only what is not there is gone."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        unreadable[path] = str(error.strerror)
 
 
 def is_passed_over(name: str) -> bool:
@@ -56,15 +67,14 @@ def is_passed_over(name: str) -> bool:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return size and modification time of a regular file, None for anything else."""
-    return _stamp_at(path)
+    """Return size and modification time of a regular file, None for what is not seen as one."""
+    with suppress(OSError):
+        return _stamp_at(path)
+    return None
 
 
 def _stamp_at(name: str | Path, place: int | None = None) -> Stamp | None:
-    try:
-        status = os.stat(name, dir_fd=place, follow_symlinks=False)
-    except OSError:
-        return None
+    status = os.stat(name, dir_fd=place, follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):
         return None
     return Stamp(size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)

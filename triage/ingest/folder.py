@@ -9,7 +9,8 @@ only make it quicker: they overflow, and miss what is written before a new direc
 Not looked at: symbolic links (they lead out of the folder), names that begin with a dot, names of
 half-written files by convention. With `after = move`, sources go to `.done` or `.failed` inside
 the watched folder. A source is moved or deleted only after the commit, and deleted only if the
-object is held: what was refused stays for a person.
+object is held: what was refused stays for a person, and what no quarantine lists stays in its
+place, with an alarm while it does.
 
 File names may hold a patient's name, so none is logged.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -38,7 +40,6 @@ from watchdog.observers.api import BaseObserver
 
 from triage.config import FoldersConfig
 from triage.database.connection import Database
-from triage.database.house import clear_alarm, raise_alarm
 from triage.database.intake_log import (
     known_folder_entries,
     record_refused,
@@ -57,19 +58,20 @@ from triage.ingest.files import (
     span_of,
     stamp_of,
 )
+from triage.ingest.folder_alarms import FolderAlarms
 from triage.ingest.intake import Intake
 from triage.ingest.mounts import FSTAB, MOUNTINFO, mount_point, needs_polling, text_of, unmounted
+from triage.ingest.reception import LARGEST_KEPT_MIB
 from triage.ingest.stability import Candidate, Stamp, Tracker
-from triage.records import AlarmCode, Source
+from triage.records import Source
 from triage.store import MIB
 
 log = structlog.get_logger(__name__)
 
 DONE, FAILED = ".done", ".failed"
+UNKEPT = "failed"  # the outcome of a file that is neither held nor in the quarantine
 FAILURE = "an error of triage: see folder_file_failed in the log"
-HIDDEN = "has entries that cannot be read ({}, first: {})"
-FIND_IT = "Check the mount and the path in [folders] watch."
-OPEN_IT = "Give the user of triage the right to read everything below it."
+NO_MEMORY = "no memory to read a file"
 READERS = 4  # files taken in at once; they share the intake's group commits
 LARGEST_TURN = 64
 QUERY_BATCH = 500
@@ -104,7 +106,8 @@ class FolderWatcher:
         self._resume_s = clock()
         self._polled = self._roots
         self._new_directories = False
-        self._told: dict[tuple[Path, str], str] = {}
+        self._alarms = FolderAlarms(db)
+        self._unread: dict[Path, str] = {}  # why the last reading of a file failed
         self._mounts: dict[Path, Path] = {}  # of each root the innermost mount point seen
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="folder-reader")
 
@@ -188,25 +191,32 @@ class FolderWatcher:
         return next((root for root in self._roots if path.is_relative_to(root)), None)
 
     def _scan(self, now_s: float) -> None:
-        """Look at every file of every folder and track those that were not read as they are."""
         mountinfo, fstab = text_of(MOUNTINFO), text_of(FSTAB)
         for root in self._roots:
-            missing = self._missing(root, mountinfo, fstab)
-            self._tell(root, AlarmCode.FOLDER_MISSING, missing, next_step=FIND_IT)
-            unreadable: list[str] = []
-            batch: list[tuple[Path, Stamp]] = []
-            for found in files_below(root, unreadable):
-                batch.append(found)
-                if len(batch) == QUERY_BATCH:
-                    self._track_unknown(batch, now_s)
-                    batch.clear()
-            self._track_unknown(batch, now_s)
-            hidden = HIDDEN.format(len(unreadable), unreadable[0]) if unreadable else ""
-            self._tell(root, AlarmCode.FOLDER_UNREADABLE, hidden, next_step=OPEN_IT)
+            self._alarms.tell_missing(root, self._missing(root, mountinfo, fstab))
+            self._look_through(root, now_s)
         again = self._polled or self._new_directories
         interval_s = min(self._config.stable_s, self._config.rescan_s)
         self._next_scan_s = now_s + (interval_s if again else self._config.rescan_s)
         self._last_scan_s, self._new_directories = now_s, False
+
+    def _look_through(self, root: Path, now_s: float) -> None:
+        """Look at every file of a folder, track those not read as they are, tell what is wrong."""
+        unreadable: dict[Path, str] = {}
+        unkept = 0
+        found = files_below(root, unreadable)
+        while batch := list(islice(found, QUERY_BATCH)):
+            for (path, stamp), outcome in zip(batch, self._known(batch), strict=True):
+                unkept += outcome == UNKEPT
+                if outcome is None:
+                    self._tracker.observe(path, stamp, now_s)
+                    if path in self._unread:
+                        unreadable.setdefault(path, self._unread[path])
+        for path in list(self._unread):
+            if path.is_relative_to(root) and path not in unreadable:
+                self._unread.pop(path, None)  # gone, or read by another watcher
+        self._alarms.tell_unreadable(root, list(unreadable.values()))
+        self._alarms.tell_failed(root, unkept)
 
     def _missing(self, root: Path, mountinfo: str, fstab: str) -> str:
         """Say what is wrong with a folder that is not there; empty where it is."""
@@ -221,43 +231,16 @@ class FolderWatcher:
         lost = former if former != point else unmounted(root, mountinfo, fstab)
         return f"lies on {path_text(lost)}, which is not mounted" if lost else ""
 
-    def _track_unknown(self, found: Sequence[tuple[Path, Stamp]], now_s: float) -> None:
-        for path, stamp in self._unknown(found):
-            self._tracker.observe(path, stamp, now_s)
-
-    def _unknown(self, found: Sequence[tuple[Path, Stamp]]) -> list[tuple[Path, Stamp]]:
-        """Return those that were not read at their present size and modification time."""
-        if not found:
-            return []
+    def _known(self, found: Sequence[tuple[Path, Stamp]]) -> list[str | None]:
+        """Return what became of each; None where it was not read at its present size and mtime."""
         with self._db.read() as connection:
             known = known_folder_entries(connection, [path_text(path) for path, _ in found])
-        return [
-            (path, stamp)
-            for path, stamp in found
-            if known.get(path_text(path)) != (stamp.size_bytes, stamp.mtime_ns)
-        ]
-
-    def _tell(self, root: Path, code: AlarmCode, trouble: str, *, next_step: str) -> None:
-        """Raise an alarm where there is trouble, clear it where there is none, at each change.
-
-        What cannot be looked at is an alarm, not an empty folder: a mount or a right may be gone.
-        """
-        if self._told.get((root, code)) == trouble:
-            return
-        with self._db.write() as connection:
-            now = self._db.now(connection)
-            if not trouble or (root, code) in self._told:
-                clear_alarm(connection, code=code, subject=path_text(root), now=now)
-            if trouble:
-                raise_alarm(
-                    connection,
-                    code=code,
-                    subject=path_text(root),
-                    message=f"the watched folder {path_text(root)} {trouble}",
-                    next_step=next_step,
-                    now=now,
-                )
-        self._told[root, code] = trouble
+        outcomes = []
+        for path, stamp in found:
+            size_bytes, mtime_ns, outcome = known.get(path_text(path), (-1, -1, None))
+            is_read = (size_bytes, mtime_ns) == (stamp.size_bytes, stamp.mtime_ns)
+            outcomes.append(outcome if is_read else None)
+        return outcomes
 
     # --- taking in
 
@@ -268,11 +251,14 @@ class FolderWatcher:
                 ready.append(candidate)
             if len(ready) == LARGEST_TURN:
                 break
-        unknown = {path for path, _ in self._unknown([(file.path, file.stamp) for file in ready])}
-        for candidate in ready:
-            if candidate.path not in unknown:
-                self._tracker.forget(candidate.path)
-        todo = [candidate for candidate in ready if candidate.path in unknown]
+        todo = []
+        if ready:
+            outcomes = self._known([(candidate.path, candidate.stamp) for candidate in ready])
+            for candidate, outcome in zip(ready, outcomes, strict=True):
+                if outcome is None:
+                    todo.append(candidate)
+                else:
+                    self._tracker.forget(candidate.path)
         return sum(self._pool.map(partial(self._take, now_s=now_s), todo))
 
     def _is_unchanged(self, candidate: Candidate, now_s: float) -> bool:
@@ -294,10 +280,10 @@ class FolderWatcher:
         except Exception:
             log.exception("folder_file_failed")
             self._tell_failure()
-            outcome, held = "failed", False
+            outcome, held = UNKEPT, False
         if not outcome:
             return False
-        if not self._put_away(candidate, held=held):
+        if outcome == UNKEPT or not self._put_away(candidate, held=held):
             self._remember(candidate, outcome)
         self._tracker.tried(candidate, stamp_of(candidate.path), now_s)
         return True
@@ -316,18 +302,26 @@ class FolderWatcher:
 
     def _outcome(self, candidate: Candidate, now_s: float) -> tuple[str, bool]:
         """Read and hand over one file; return what became of it ("" for nothing yet), if held."""
+        self._unread.pop(candidate.path, None)
         if candidate.stamp.size_bytes > self._maximum_object_mib * MIB:
             self._intake.refuse_unread(candidate.stamp.size_bytes, source=Source.FOLDER)
-            return "refused", False
+            return UNKEPT, False
         try:
             with open_source(candidate, self._home_of(candidate)) as source:
                 return self._outcome_of(source, candidate, now_s)
-        except SourceChanged:
+        except (SourceChanged, FileNotFoundError):
             pass
         except OSError as error:
-            log.warning("folder_file_unreadable", reason=error.strerror)
+            self._note_unread(candidate, str(error.strerror))
+        except MemoryError:
+            self._note_unread(candidate, NO_MEMORY)
         self._tracker.tried(candidate, stamp_of(candidate.path), now_s)
         return "", False
+
+    def _note_unread(self, candidate: Candidate, reason: str) -> None:
+        """Note why a file could not be read: the scan that finds it again tells, and it waits."""
+        log.warning("folder_file_unreadable", reason=reason)
+        self._unread[candidate.path] = reason
 
     def _outcome_of(self, source: FileIO, candidate: Candidate, now_s: float) -> tuple[str, bool]:
         """The same of an open file. Raises SourceChanged or OSError, where it cannot be judged."""
@@ -344,7 +338,8 @@ class FolderWatcher:
                 original_path=path_text(candidate.path),
             )
         except ObjectRefused:
-            return "refused", False
+            kept = candidate.stamp.size_bytes <= LARGEST_KEPT_MIB * MIB
+            return "refused" if kept else UNKEPT, False
         return outcome.state, True
 
     def _remember(self, candidate: Candidate, outcome: str) -> None:

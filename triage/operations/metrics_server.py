@@ -131,17 +131,26 @@ class _Server(ThreadingHTTPServer):
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except (RuntimeError, MemoryError):  # no thread can be had at present
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
         limit = threading.Timer(CLIENT_S, _cut_off, [request])
         limit.daemon = True
         limit.start()
         try:
-            super().process_request_thread(request, client_address)
+            super().finish_request(request, client_address)
         finally:
             limit.cancel()
-            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say it in the log: the parent prints a traceback. One who hangs up is no defect."""

@@ -15,7 +15,7 @@ import structlog
 
 from triage.config import Config
 from triage.database.connection import Database
-from triage.errors import TransientError, TriageError
+from triage.errors import TriageError
 from triage.operations.loading import Loading
 from triage.operations.roles import RoleBeat
 from triage.operations.shared_store import HostToken
@@ -126,10 +126,12 @@ class DoorsPart:
         return next((each.failure for each in self._threads if each.failure), None)
 
     def start(self) -> None:
+        from triage.operations.upkeep import upkeep
+
         self._intake.start()
         if self._receiver is not None:
             self._receiver.start()
-        self._threads.append(RoleThread("reconcile", self._reconcile))
+        self._threads += upkeep(self._db, self._store, self._intake, stop=self._stop)
         for thread in self._threads:
             thread.start()
 
@@ -208,16 +210,6 @@ class DoorsPart:
 
         self._beats.append(beat)
         self._threads.append(RoleThread("watch", watch))
-
-    def _reconcile(self) -> None:
-        from triage.operations.reconcile import reconcile
-        from triage.operations.scrub import scrub
-
-        try:
-            reconcile(self._db, self._store, self._intake, stop=self._stop)
-        except TransientError as error:
-            log.warning("reconciliation_postponed", reason=str(error), next_step=error.hint)
-        scrub(self._db, self._store, stop=self._stop)
 
 
 class SchedulePart:

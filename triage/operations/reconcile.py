@@ -65,7 +65,7 @@ def reconcile(
 
     `pause_s` is the rest after each batch of files, `recheck_s` how long a file may wait for the
     row that a running intake is about to commit. Raises TransientError where store or database is
-    away; the next start goes on.
+    away; the next try goes on.
     """
     try:
         with turn(store, stop, LOCK):
@@ -211,15 +211,20 @@ def _settle(db: Database, store: Store, relative: str) -> bool:
 
 def _missing(db: Database, store: Store, stop: threading.Event) -> list[str]:
     """Return the paths of rows whose file is gone."""
-    missing = []
+    gone: dict[str, int] = {}
     with db.read() as connection:
         for instance_id, relative in instance_paths(connection):
             if stop.is_set():
                 break
             if not store.resolve(relative).exists():
-                log.error("stored_object_missing", instance_id=instance_id, path=relative)
-                missing.append(relative)
-    return missing
+                gone[relative] = instance_id
+    for batch in _batches(iter(tuple(gone))):
+        with db.read() as connection:  # a later one: retention may have been there meanwhile
+            for relative in expired_paths(connection, batch):
+                del gone[relative]
+    for relative, instance_id in gone.items():
+        log.error("stored_object_missing", instance_id=instance_id, path=relative)
+    return list(gone)
 
 
 def _report(

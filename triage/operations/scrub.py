@@ -3,12 +3,14 @@
 A disk may give back other bytes than it was given, without an error. Every object is named by the
 digest of its data set, so a file tells by itself whether it still holds what was acknowledged. One
 that does not is an alarm; it is left as it is, for a person, until the object is sent again or its
-file restored. Bytes of our own file meta information are no part of the digest.
+file restored. Of many, one alarm says how many more there are. Bytes of our own file meta
+information are no part of the digest.
 
 Goes round the store in a circle, like `reconcile`: where it was stopped is noted in the store. Of
 several processes with one store, one at a time does it.
 """
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from triage.database.arrivals import uids_of_digest
 from triage.database.connection import Database
@@ -37,8 +40,10 @@ RETRY_S = 60.0
 NOTE = "scrubbed-to"  # in the store: the last file that was read
 NOTE_EVERY = 100  # files
 LOCK = "scrub.lock"
-MOST_ALARMS = 20  # open at once; what more is damaged is in the log
+MOST_ALARMS = 20  # of single files, open at once; one more counts the rest
 NEXT_STEP = "Send the study again or restore the file from a backup, and test the disk."
+REST = "store"  # what the alarm is about that counts the rest
+REST_STEP = "Test the disk first; the log names each of them (stored_object_damaged)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +81,28 @@ def scrub_once(
 
     Raises DatabaseUnavailable, or OSError where the note cannot be written.
     """
-    read, damaged, due_s = 0, 0, time.monotonic()
+    read, damaged, rest, due_s = 0, 0, 0, time.monotonic()
+    # The number of an earlier round stands until this one has come to its end.
+    told = math.inf if _rest_is_told(db) else 0
     for relative in circle(store, NOTE):
         if time.monotonic() >= due_s:
             recheck(db, store, stop=stop, mib_per_s=mib_per_s)
+            if rest > told:
+                _tell_rest(db, rest)
+                told = rest
             due_s = time.monotonic() + recheck_s
         sound = is_sound(store, relative, stop=stop, mib_per_s=mib_per_s)
         if stop.is_set():
             return Scrubbed(read=read, damaged=damaged, complete=False)
         read += 1
         if sound is False:
-            damaged += _tell(db, relative)
+            named = _tell(db, relative)
+            damaged += named is not None
+            rest += named is False
         if read % NOTE_EVERY == 0:
             (store.root / NOTE).write_text(relative, "ascii")
     (store.root / NOTE).unlink(missing_ok=True)
+    _tell_rest(db, rest)
     log.info("store_scrubbed", read=read, damaged=damaged)
     return Scrubbed(read=read, damaged=damaged, complete=True)
 
@@ -99,7 +112,7 @@ def recheck(
 ) -> None:
     """Close the alarms of files that are as they should be again, or that are gone."""
     with db.read() as connection:
-        subjects = open_subjects(connection, code=AlarmCode.OBJECTS_DAMAGED)
+        subjects = _named(connection)
     for relative in subjects:
         sound = is_sound(store, relative, stop=stop, mib_per_s=mib_per_s)
         if stop.is_set():
@@ -133,15 +146,25 @@ def is_sound(
     return digest is not None and digest.hexdigest() == Path(relative).stem
 
 
-def _tell(db: Database, relative: str) -> bool:
-    """Raise the alarm of one file; False where no row holds it: that is told by `reconcile`."""
+def _named(connection: Connection) -> list[str]:
+    """Return the files that have an open alarm of their own."""
+    subjects = open_subjects(connection, code=AlarmCode.OBJECTS_DAMAGED)
+    return [subject for subject in subjects if subject != REST]
+
+
+def _tell(db: Database, relative: str) -> bool | None:
+    """Raise the alarm of one file; False where too many have one.
+
+    None where no row holds it: that is told by `reconcile`.
+    """
     with db.write() as connection:
         uids = uids_of_digest(connection, Path(relative).stem)
         if uids is None:
-            return False
+            return None
         study_instance_uid, sop_instance_uid = uids
-        subjects = open_subjects(connection, code=AlarmCode.OBJECTS_DAMAGED)
-        if len(subjects) < MOST_ALARMS:
+        subjects = _named(connection)
+        named = relative in subjects or len(subjects) < MOST_ALARMS
+        if named:
             raise_alarm(
                 connection,
                 code=AlarmCode.OBJECTS_DAMAGED,
@@ -157,7 +180,28 @@ def _tell(db: Database, relative: str) -> bool:
         study_instance_uid=study_instance_uid,
         sop_instance_uid=sop_instance_uid,
     )
-    return True
+    return named
+
+
+def _rest_is_told(db: Database) -> bool:
+    with db.read() as connection:
+        return REST in open_subjects(connection, code=AlarmCode.OBJECTS_DAMAGED)
+
+
+def _tell_rest(db: Database, rest: int) -> None:
+    """Renew the alarm that counts what has no alarm of its own, or close it."""
+    with db.write() as connection:
+        now = db.now(connection)
+        clear_alarm(connection, code=AlarmCode.OBJECTS_DAMAGED, subject=REST, now=now)
+        if rest:
+            raise_alarm(
+                connection,
+                code=AlarmCode.OBJECTS_DAMAGED,
+                subject=REST,
+                message=f"at least {rest} more stored files do not hold what was received",
+                next_step=REST_STEP,
+                now=now,
+            )
 
 
 def _words(error: Exception) -> str:

@@ -1,13 +1,13 @@
 """Decide whether a study is on the reading list. Only a person takes one off.
 
-An acknowledgement says "I have seen this study as it is": it belongs to the generation and the
-flagged findings that the person saw. What the person cannot have seen brings the study back: a
-late image, a new flagged finding, an analysis that failed afterwards. Expired images change what
-can be shown, never whether the study is listed. Source: DESIGN section 4.
+An acknowledgement says "I have seen this study as it is": it belongs to the generation, the
+flagged findings and the failures that the person saw. What the person cannot have seen brings the
+study back: a late image, a new flagged finding, an analysis that failed afterwards. No time is
+compared: a clock may have stepped back in between. Expired images change what can be shown, never
+whether the study is listed. Source: DESIGN section 4.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from triage.records import StudyState
 
@@ -18,11 +18,11 @@ NEW_FAILURE = "analysis failed after acknowledgement"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledgement:
-    """What a person (or, recorded as such, a signed report) took off the list, and when."""
+    """What a person (or, recorded as such, a signed report) took off the list."""
 
-    acknowledged_at: datetime
     generation: int
     flagged_findings: frozenset[str]
+    failures: frozenset[int]  # by the number of their result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class StudySeen:
 
     generation: int
     flagged_findings: frozenset[str]
-    failed_at: datetime | None = None  # when the newest current failure was recorded
+    failures: frozenset[int]  # that count now, by the number of their result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def standing(acknowledgement: Acknowledgement | None, study: StudySeen) -> Stand
         reasons.append(NEW_IMAGES)
     if study.flagged_findings - acknowledgement.flagged_findings:
         reasons.append(NEW_FINDING)
-    if study.failed_at is not None and study.failed_at > acknowledgement.acknowledged_at:
+    if study.failures - acknowledgement.failures:
         reasons.append(NEW_FAILURE)
     return Standing(holds=not reasons, reason="; ".join(reasons))
 

@@ -3,8 +3,8 @@
 A part is what is looked at on its own, one projection image or one series. Several bundles may
 have spoken about it; only what they serve counts, shadow results never. A study with a failed or
 missing part says so even when another part is flagged, and a study without a flag says how
-much of it was looked at: absence of a flag never reads as negative. A flag of an earlier look stays
-until a served model has looked again, without counting as a look. Source: DESIGN section 4.
+much of it was looked at: absence of a flag never reads as negative. A flag of an earlier look that
+still stands (`rules.standing`) is told without counting as a look. Source: DESIGN section 4.
 """
 
 from collections import Counter
@@ -51,12 +51,13 @@ class Aggregate:
         return frozenset(finding.name for finding in self.findings if finding.flagged)
 
 
-def aggregate(parts: Sequence[Part], *, conflicts: int = 0) -> Aggregate:
+def aggregate(parts: Sequence[Part], *, conflicts: int = 0, expired: int = 0) -> Aggregate:
     """Combine a study's parts.
 
     `conflicts` counts its objects that are held apart because their pixels differ from the image
     of the same UID: eligible images that nobody looked at, so the study is not fully analysed. A
     pending part keeps the findings of its earlier results until new ones take their place.
+    `expired` counts the images that are gone since an earlier look at their series.
     """
     states = [(part, _state_of(part)) for part in parts]
     images = Counter[Analysis]()
@@ -66,7 +67,7 @@ def aggregate(parts: Sequence[Part], *, conflicts: int = 0) -> Aggregate:
     served = [result for part in parts for result in _heard(part)]
     return Aggregate(
         analysis=_study_state(images),
-        analysis_reason=_reason(states, images, conflicts),
+        analysis_reason=_reason(states, images, conflicts, expired),
         images_eligible=images.total() - images[Analysis.NOT_ELIGIBLE],
         images_analysed=images[Analysis.ANALYSED],
         findings=_findings(served),
@@ -110,7 +111,10 @@ def _study_state(images: Counter[Analysis]) -> Analysis:
 
 
 def _reason(
-    states: Sequence[tuple[Part, Analysis]], images: Counter[Analysis], conflicts: int
+    states: Sequence[tuple[Part, Analysis]],
+    images: Counter[Analysis],
+    conflicts: int,
+    expired: int,
 ) -> str:
     if not images.total():
         return NO_IMAGES
@@ -125,6 +129,8 @@ def _reason(
         sentences.append(f"waiting for analysis: {_images(images[Analysis.PENDING])}")
     if images[Analysis.NOT_ELIGIBLE]:
         sentences.append(f"not eligible: {_listed(declined)}")
+    if expired:
+        sentences.append(f"expired before the last look: {_images(expired)}")
     return "; ".join(sentences)
 
 

@@ -28,7 +28,7 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
                 JobState.SUPERSEDED,  # a newer generation came meanwhile
             }
         ),
-        # A person asks again, or the model was found to drift.
+        # A person asks again, the model was found to drift, or a corrected date lists the study.
         JobState.DONE: frozenset({JobState.QUEUED}),
         JobState.DEAD: frozenset(
             {

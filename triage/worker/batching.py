@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from triage.errors import TriageError
 from triage.worker.models import Encoded, LoadedModel, Vector, View
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ def embed_subjects(
             key = cache_key(digest, model.cache_scope)
             if key not in cached:
                 missing.setdefault(key, view)
+    if missing:
+        log.debug("views_encoded", keys=list(missing))
     answers = encode_all(model, list(missing.values()), batch_size=batch_size)
     fresh = dict(zip(missing, answers, strict=True))
     return [_gather(subject, model.cache_scope, cached, fresh) for subject in subjects]

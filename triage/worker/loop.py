@@ -198,6 +198,7 @@ class AnalysisWorker:
             lease_s=self._settings.lease_s,
             limit=room,
             maximum_attempts=self._policies.retry.attempts,
+            first_tries_only=any(each.job.attempts > 1 for each in self._in_flight),
         )
         self._keeper.keep(jobs)
         for job in jobs:
@@ -209,7 +210,7 @@ class AnalysisWorker:
             with self._db.read() as connection:
                 contents = results.subject_contents(connection, job.subject, job.subject_id)
             if contents.contested is not None:
-                plan = Plan(instances=(*contents.instances, contents.contested))
+                plan = Plan(instances=contests.compared(contents.instances[0], contents.contested))
             else:
                 plan = plan_look(contents, self._roster.models, self._policies.eligibility)
             if plan.waits:

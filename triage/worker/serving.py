@@ -76,12 +76,24 @@ def slots(config: Config) -> int:
 def open_models(config: Config, *, slot: int) -> list[LoadedModel]:
     """Load every configured bundle onto its device for worker number `slot`.
 
-    Raises DeviceFault. Any other error stays with its bundle: `check` raises it again.
+    Raises DeviceFault. Any other error stays with its bundle: `check` raises it again. A bundle
+    that is there already, served or as a shadow, is left out: it would say everything twice.
     """
     models = configured_models(config)
     if models:
         _share_processors(config.inference.decode_processes)
-    return [_open_or_excuse(model, config, slot) for model in models]
+    opened: dict[tuple[str, Mode], LoadedModel] = {}
+    for model in models:
+        loaded = _open_or_excuse(model, config, slot)
+        first = opened.setdefault((loaded.identity.digest, loaded.mode), loaded)
+        if first is not loaded:
+            log.error(
+                "model_left_out",
+                model=model.name,
+                reason="another [[models]] entry names the same bundle",
+                hint="Delete one of the two entries, then restart the daemon.",
+            )
+    return list(opened.values())
 
 
 def _share_processors(decode_processes: int) -> None:

@@ -20,6 +20,7 @@ from triage.rules.aggregate import Aggregate, Part, aggregate
 from triage.rules.policies import Policies
 from triage.rules.priority import StudyFacts, effective
 from triage.rules.ranks import urgency
+from triage.rules.standing import stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +122,10 @@ def _compared(
     was_parts, would_parts = [], []
     for part, answer in zip(study.parts, new, strict=True):
         served = [each for each in part.results if each.mode is Mode.SERVE]
-        looked = answer.analysis is Analysis.ANALYSED  # then no flag of an earlier look stays
         kept = [
             each
             for each in served
-            if not _replaced(each, instead_of) and not (each.earlier and looked)
+            if not _replaced(each, instead_of) and _counts_beside(each, answer)
         ]
         # A part that nobody has looked at yet stays as it is: it waits under either model.
         unseen = part.pending and not part.results
@@ -146,6 +146,11 @@ def _compared(
 
 def _replaced(result: AnalysisResult, instead_of: frozenset[str] | None) -> bool:
     return instead_of is None or result.model is None or result.model.digest in instead_of
+
+
+def _counts_beside(result: AnalysisResult, answer: AnalysisResult) -> bool:
+    """What a served model says now does; its flag of an earlier look only where it stands."""
+    return not result.earlier or result.model is None or stands(result.model.digest, [answer])
 
 
 def _part(part: StoredPart, results: Iterable[AnalysisResult]) -> Part:
