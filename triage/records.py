@@ -152,11 +152,15 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Which bundle spoke."""
+    """Which bundle spoke. `version` is "" where it could not be loaded; its digest is not known."""
 
     name: str
     version: str
     digest: str
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +231,7 @@ class Job:
     due_at: datetime
     lease_expires_at: datetime
     rank: int = 0  # 0 most urgent, as it was at the claim
+    lease_lost: bool = False  # a worker died or hung with it: it may have been the cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ class Room:
         *kinds: JobKind,
         owner: str = "worker",
         limit: int = 100,
-        first_tries_only: bool = False,
+        without_suspects: bool = False,
     ) -> list[Job]:
         return queue.claim(
             self.db,
@@ -95,7 +95,7 @@ class Room:
             owner=owner,
             lease_s=60,
             limit=limit,
-            first_tries_only=first_tries_only,
+            without_suspects=without_suspects,
         )
 
     def commit(self, job: Job, *said: AnalysisResult, **changes: Any) -> bool:

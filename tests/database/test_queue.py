@@ -176,21 +176,48 @@ def test_a_released_job_is_due_at_once_and_its_attempt_is_not_counted(room: Room
 
 
 @requirement("Q3")
-def test_of_jobs_that_were_tried_before_one_is_claimed_at_a_time(room: Room) -> None:
+def test_of_jobs_whose_worker_died_one_is_claimed_at_a_time(room: Room) -> None:
     for _ in range(3):
         room.arrive(make_arrival())
     lapsed = room.claim()
     room.clock.advance(LEASE_S)
     fresh = [room.arrive(make_arrival()).study_id for _ in range(2)]
     claimed = room.claim(owner="other")
-    assert [(job.study_id, job.attempts) for job in claimed] == [
-        (lapsed[0].study_id, 2),
-        *((study_id, 1) for study_id in fresh),
+    assert [(job.study_id, job.attempts, job.lease_lost) for job in claimed] == [
+        (lapsed[0].study_id, 2, True),
+        *((study_id, 1, False) for study_id in fresh),
     ]
     assert sweep(room) == 2  # those that nobody has claimed are queued again
-    assert room.claim(owner="other", first_tries_only=True) == []
+    later = room.arrive(make_arrival()).study_id
+    with room.db.read() as connection:
+        now = room.clock()
+        assert queue.is_due(connection, kinds=[JobKind.ANALYSE], now=now)
+    assert [job.study_id for job in room.claim(without_suspects=True)] == [later]
+    with room.db.read() as connection:
+        due = queue.is_due(connection, kinds=[JobKind.ANALYSE], now=now, without_suspects=True)
+        assert not due
     assert [job.id for job in room.claim(owner="other")] == [lapsed[1].id]
     assert [job.id for job in room.claim(owner="other")] == [lapsed[2].id]
+
+
+def test_a_job_whose_lease_was_swept_keeps_its_place(room: Room) -> None:
+    room.arrive(make_arrival())
+    [first] = room.claim()
+    room.clock.advance(LEASE_S / 2)
+    second = room.arrive(make_arrival()).study_id
+    room.clock.advance(LEASE_S / 2)
+    assert sweep(room) == 1
+    assert [job.study_id for job in room.claim(limit=1)] == [first.study_id]
+    assert [job.study_id for job in room.claim(limit=1)] == [second]
+
+
+def test_jobs_that_failed_and_killed_nothing_are_claimed_together(room: Room) -> None:
+    for _ in range(3):
+        room.arrive(make_arrival())
+    for job in room.claim():
+        fail(room, job, DecodeCrashed("died"))
+    room.clock.advance(3600)
+    assert [job.attempts for job in room.claim()] == [2, 2, 2]
 
 
 # --- failures

@@ -164,6 +164,10 @@ SAME_FAILED = replace(
     SAME_REFUSED, analysis=Analysis.FAILED, reason="memory ran out", not_for_clinical_use=True
 )
 
+NOT_LOADED = replace(
+    SAME_FAILED, model=ModelIdentity(name="chest", version="", digest="not loaded: chest")
+)
+
 
 @requirement("M1")
 @pytest.mark.parametrize(
@@ -175,6 +179,12 @@ SAME_FAILED = replace(
             "failed",
             "failed: 1 image (memory ran out; flagged by an earlier look)",
             id="it fails and another looks",
+        ),
+        pytest.param(
+            [NOT_LOADED, analysed(0.1, flagged=False, model=NEXT)],
+            "failed",
+            "failed: 1 image (memory ran out; flagged by an earlier look)",
+            id="it may be what could not be loaded",
         ),
         pytest.param(
             [SAME_FAILED, NOBODY, REFUSED],

@@ -8,9 +8,10 @@ import numpy as np
 from tests.assurance import requirement
 from tests.builders import BASIC_TEXT_SR, make_arrival, make_header, make_policies
 from tests.database.conftest import MODEL, Room, analysed
-from triage.database import results
+from triage.database import queue, results
 from triage.database.retention import expirable_studies, expire_study, still_expired
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow
+from triage.errors import PermanentError
 from triage.records import Caption, JobKind, ObjectState, StudyState
 from triage.rules.eligibility import EligibilityPolicy
 
@@ -100,6 +101,23 @@ def test_nothing_expires_while_its_pixels_wait_to_be_compared(room: Room) -> Non
         pixel_digests={},
         policies=room.policies,
     )
+    assert expirable(room) == [study]
+    assert len(expire(room, study)) == 2
+
+
+def test_a_comparison_that_failed_for_good_keeps_nothing_from_expiring(room: Room) -> None:
+    header = make_header()
+    study = room.arrive(make_arrival(header)).study_id
+    [job] = room.claim()
+    room.commit(job, analysed(flagged=False))
+    room.arrive(make_arrival(replace(header, patient_name="NEW^NAME"), content="corrected"))
+    [comparison] = room.claim()
+    with room.db.write() as connection:
+        error = PermanentError("the decoder died each time", hint="Send it again.")
+        now = room.clock()
+        queue.fail(connection, comparison, error, policies=room.policies, jitter=0.0, now=now)
+    room.acknowledge(study)
+    room.clock.advance(31 * 86400)
     assert expirable(room) == [study]
     assert len(expire(room, study)) == 2
 

@@ -34,7 +34,9 @@ COLUMNS = (
     JobRow.due_at,
     JobRow.lease_expires_at,
     JobRow.rank,
+    JobRow.error_kind,
 )
+LEASE_LOST = "LeaseLost"  # the error of a job whose worker died or hung with it
 
 
 # Built once: SQLAlchemy spends more time on building a statement than the database on running it.
@@ -115,6 +117,7 @@ def read_job(row: Any) -> Job:
         due_at=row.due_at,
         lease_expires_at=row.lease_expires_at,
         rank=row.rank,
+        lease_lost=row.error_kind == LEASE_LOST,
     )
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from triage.database.connection import Database, lock_arrivals
 from triage.database.jobs import (
     COLUMNS,
+    LEASE_LOST,
     NO_LEASE,
     Transition,
     change,
@@ -47,7 +48,7 @@ from triage.rules.policies import Policies
 from triage.rules.retry import Retry, RetryPolicy, after_failure
 
 DEFAULT_ATTEMPTS = RetryPolicy().attempts
-LEASE_LOST = "lease expired"
+LAPSED = "lease expired"
 __all__ = [
     "claim",
     "enqueue",
@@ -71,19 +72,19 @@ def claim(
     lease_s: float,
     limit: int,
     maximum_attempts: int = DEFAULT_ATTEMPTS,
-    first_tries_only: bool = False,
+    without_suspects: bool = False,
 ) -> list[Job]:
     """Lease up to `limit` due jobs to `owner`, most urgent first, longest due first.
 
     Jobs whose lease has expired are claimed like queued ones; those that have used up
-    `maximum_attempts` are left for `sweep_expired`. Of jobs that were tried before one is claimed
-    at most, none with `first_tries_only`: one that kills its worker takes no attempt from others
-    that have lost one already, so that only its own run out.
+    `maximum_attempts` are left for `sweep_expired`. Of suspects, whose worker died or hung with
+    them, one is claimed at most: what kills its worker time and again takes no attempt from what
+    has lost one with it, and only its own run out.
     """
     with db.write() as connection:
         now = db.now(connection)
         claimed = connection.execute(
-            _claim(tuple(kinds), limit, maximum_attempts, first_tries_only),
+            _claim(tuple(kinds), limit, maximum_attempts, without_suspects),
             {"at": now, "for": owner, "until": now + timedelta(seconds=lease_s)},
         ).all()
         record_transitions(
@@ -93,7 +94,7 @@ def claim(
                     job_id=row.id,
                     before=JobState.LEASED if row.reason else JobState.QUEUED,
                     after=JobState.LEASED,
-                    reason=f"{LEASE_LOST}; claimed by {owner}" if row.reason else f"by {owner}",
+                    reason=f"{LAPSED}; claimed by {owner}" if row.reason else f"by {owner}",
                 )
                 for row in claimed
             ],
@@ -232,18 +233,26 @@ def sweep_expired(connection: Connection, *, policies: Policies, now: datetime) 
             transient=True, attempts=job.attempts, policy=policies.retry, jitter=0.0
         )
         if isinstance(verdict, Retry):
-            changes = {"state": JobState.QUEUED, "due_at": now} | NO_LEASE
-            change(connection, job.id, JobState.LEASED, changes, reason=LEASE_LOST, now=now)
+            # Due as before: it keeps its place before what came after it.
+            changes = {"state": JobState.QUEUED, "error_kind": LEASE_LOST} | NO_LEASE
+            change(connection, job.id, JobState.LEASED, changes, reason=LAPSED, now=now)
         else:
             reason = f"its worker died or hung each time ({verdict.reason})"
-            _bury(connection, job, "LeaseLost", reason, policies=policies, now=now)
+            _bury(connection, job, LEASE_LOST, reason, policies=policies, now=now)
         settled += 1
     return settled
 
 
-def is_due(connection: Connection, *, kinds: Sequence[JobKind], now: datetime) -> bool:
+def is_due(
+    connection: Connection,
+    *,
+    kinds: Sequence[JobKind],
+    now: datetime,
+    without_suspects: bool = False,
+) -> bool:
     """Whether a claim would find a queued job now; far cheaper than a claim that finds none."""
-    found = connection.execute(_first_due(tuple(kinds)), {"at": now}).first()
+    statement = _first_due(tuple(kinds), without_suspects)
+    found = connection.execute(statement, {"at": now}).first()
     return found is not None
 
 
@@ -252,30 +261,31 @@ def is_due(connection: Connection, *, kinds: Sequence[JobKind], now: datetime) -
 
 @cache
 def _claim(
-    kinds: tuple[JobKind, ...], limit: int, maximum_attempts: int, first_tries_only: bool
+    kinds: tuple[JobKind, ...], limit: int, maximum_attempts: int, without_suspects: bool
 ) -> Any:
     j, at = JobRow, bindparam("at", type_=UtcDateTime())
     queued = _is(JobState.QUEUED) & (j.due_at <= at)
-    fresh = _due(kinds, queued & (j.attempts == 0), limit).cte("fresh")
-    claimed: SelectBase = select(fresh)
-    if not first_tries_only:
-        # Only of those that would be next: no index finds the tried ones of a whole backlog.
+    sound = _due(kinds, queued & ~_SUSPECT, limit).cte("sound")
+    claimed: SelectBase = select(sound)
+    if not without_suspects:
+        # Only of those that would be next: no index finds the suspects of a whole backlog.
         front = _due(kinds, queued, limit).cte("front")
         lapsed = _due(
             kinds,
             _is(JobState.LEASED) & (j.lease_expires_at <= at) & (j.attempts < maximum_attempts),
             limit,
         ).cte("lapsed")
-        tried = select(front).where(front.c.attempts > 0).union_all(select(lapsed))
-        claimed = select(fresh).union_all(select(_first(tried, 1).subquery()))
+        suspects = select(front).where(front.c.error_kind == LEASE_LOST).union_all(select(lapsed))
+        claimed = select(sound).union_all(select(_first(suspects, 1).subquery()))
     first = _first(claimed, limit).subquery()
     return (
         update(j)
         .where(j.id.in_(select(first.c.id)))
         .values(
             state=JobState.LEASED,
-            # Says in the same statement from which state the job was taken.
-            reason=case((j.state == JobState.LEASED, LEASE_LOST), else_=""),
+            # Say in the same statement from which state the job was taken.
+            reason=case((j.state == JobState.LEASED, LAPSED), else_=""),
+            error_kind=case((j.state == JobState.LEASED, LEASE_LOST), else_=j.error_kind),
             owner=bindparam("for"),
             lease_expires_at=bindparam("until"),
             heartbeat_at=at,
@@ -287,9 +297,10 @@ def _claim(
 
 
 @cache
-def _first_due(kinds: tuple[JobKind, ...]) -> Any:
+def _first_due(kinds: tuple[JobKind, ...], without_suspects: bool) -> Any:
     j, at = JobRow, bindparam("at", type_=UtcDateTime())
-    return select(j.id).where(_one_of(kinds), _is(JobState.QUEUED), j.due_at <= at).limit(1)
+    due = select(j.id).where(_one_of(kinds), _is(JobState.QUEUED), j.due_at <= at).limit(1)
+    return due.where(~_SUSPECT) if without_suspects else due
 
 
 def _is(state: JobState) -> ColumnElement[bool]:
@@ -302,6 +313,9 @@ def _one_of(kinds: tuple[JobKind, ...]) -> ColumnElement[bool]:
     return JobRow.kind == kinds[0] if len(kinds) == 1 else JobRow.kind.in_(kinds)
 
 
+_SUSPECT = JobRow.error_kind == LEASE_LOST
+
+
 def _first(rows: SelectBase, limit: int) -> Select[Any]:
     every = rows.subquery()
     return select(every).order_by(every.c.rank, every.c.due_at, every.c.id).limit(limit)
@@ -309,10 +323,10 @@ def _first(rows: SelectBase, limit: int) -> Select[Any]:
 
 def _due(
     kinds: tuple[JobKind, ...], condition: ColumnElement[bool], limit: int
-) -> Select[int, int, datetime, int]:
+) -> Select[int, int, datetime, str]:
     j = JobRow
     return (
-        select(j.id, j.rank, j.due_at, j.attempts)
+        select(j.id, j.rank, j.due_at, j.error_kind)
         .where(_one_of(kinds), condition)
         .order_by(j.rank, j.due_at, j.id)
         .limit(limit)

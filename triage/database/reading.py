@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1  # of the documents; also the first column of the view `worklist`
-COMMITTED_WITHIN = timedelta(seconds=2)  # longer than a transaction takes that changes a study
+# Longer than a change of a study takes that has to wait for the locks of the database.
+COMMITTED_WITHIN = timedelta(seconds=15)
 
 
 def as_of(reader: Reader) -> str:

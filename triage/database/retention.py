@@ -13,11 +13,13 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, upd
 
 from triage.database.connection import lock_arrivals
 from triage.database.house import record_decision
+from triage.database.jobs import OPEN_STATES
 from triage.database.material import given_keys
 from triage.database.rows import lock_study
 from triage.database.tables import CaptionRow, Embedding, Instance, ResultRow, Study
+from triage.database.tables_house import JobRow
 from triage.database.worklist import PROGRAM
-from triage.records import ObjectState, StudyState
+from triage.records import StudyState, Subject
 
 KEYS_PER_DELETE = 500
 
@@ -98,14 +100,14 @@ def expired_paths(connection: Connection, paths: Sequence[str]) -> list[str]:
 def _may_expire() -> ColumnElement[bool]:
     """Read by a person, or never on the list and without a flag; and nothing to be compared."""
     read = Study.state == StudyState.ACKNOWLEDGED
-    i = Instance
-    contest = and_(
-        i.study_id == Study.id,
-        i.subject.is_(None),
-        i.contests_id.is_not(None),
-        i.state == ObjectState.STORED,
+    i, j = Instance, JobRow
+    contest = select(i.id).where(i.id == j.subject_id, i.contests_id.is_not(None)).exists()
+    waits = (
+        select(j.id)
+        .where(j.study_id == Study.id, j.subject == Subject.IMAGE, j.state.in_(OPEN_STATES))
+        .where(contest)
+        .exists()
     )
-    waits = select(i.id).where(contest).exists()
     return and_(or_(read, and_(Study.too_old, Study.flagged_at.is_(None))), ~waits)
 
 

@@ -19,6 +19,7 @@ from triage.store import Store
 log = structlog.get_logger(__name__)
 
 AGAIN_S = 60.0
+LOOK_S = 1.0
 
 
 def upkeep(
@@ -45,7 +46,9 @@ def upkeep(
                 return
 
     def scrub_after() -> None:
-        tried.wait()
+        while not tried.wait(LOOK_S):
+            if stop.is_set():  # while the reconciliation hangs
+                return
         scrub(db, store, stop=stop)
 
     return [RoleThread("reconcile", reconcile_at_last), RoleThread("scrub", scrub_after)]

@@ -13,16 +13,17 @@ from triage.records import Analysis, AnalysisResult, Mode
 def stands(bundle_digest: str, results: Sequence[AnalysisResult]) -> bool:
     """Whether a flag that a served bundle gave stands beside the results of a newer look.
 
-    It does until a served model has looked, and then still where its own was to look and failed:
-    what another model sees says nothing about what that one saw.
+    It does until a served model has looked, and then still where its own was to look and failed,
+    or may be the one that could not be loaded: what another model sees says nothing about what
+    that one saw.
     """
     served = [result for result in results if result.mode is Mode.SERVE]
     if not any(result.analysis is Analysis.ANALYSED for result in served):
         return True
+    failed = [result.model for result in served if result.analysis is Analysis.FAILED]
     return any(
-        result.model is not None and result.model.digest == bundle_digest
-        for result in served
-        if result.analysis is Analysis.FAILED
+        model is not None and (model.digest == bundle_digest or not model.loaded)
+        for model in failed
     )
 
 

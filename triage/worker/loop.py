@@ -180,10 +180,21 @@ class AnalysisWorker:
             if not self._in_flight and any(model.describe for model in self._roster.models):
                 kinds.append(JobKind.CAPTION)
             with self._db.read() as connection:
-                if not queue.is_due(connection, kinds=kinds, now=self._db.now(connection)):
-                    return False
+                due = queue.is_due(
+                    connection,
+                    kinds=kinds,
+                    now=self._db.now(connection),
+                    without_suspects=self._has_suspect,
+                )
+            if not due:
+                return False
         self._claimed_s = now_s
         return True
+
+    @property
+    def _has_suspect(self) -> bool:
+        """Whether a job is in flight that may be what its last worker died of."""
+        return any(each.job.lease_lost for each in self._in_flight)
 
     def claim(self) -> None:
         """Take what is due, as far as there is room, and begin to decode it."""
@@ -198,7 +209,7 @@ class AnalysisWorker:
             lease_s=self._settings.lease_s,
             limit=room,
             maximum_attempts=self._policies.retry.attempts,
-            first_tries_only=any(each.job.attempts > 1 for each in self._in_flight),
+            without_suspects=self._has_suspect,
         )
         self._keeper.keep(jobs)
         for job in jobs:
