@@ -24,7 +24,9 @@ run: $(READY)
 	$(BIN)/triage --config triage.toml migrate
 	$(BIN)/triage --config triage.toml run
 
+# Without atheris, which has no wheel for some Pythons, coverage leads no search.
 fuzz: $(READY)
+	-$(BIN)/pip install --quiet --constraint constraints.txt --group fuzz
 	$(BIN)/python -m tests.security.fuzz
 
 bench: $(READY)

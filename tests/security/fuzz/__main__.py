@@ -1,7 +1,7 @@
 """`make fuzz`: every target for a while; exit code 1 where something broke.
 
-With atheris installed (`pip install atheris`) coverage leads a second search. What breaks a target
-is written to tests/security/fuzz/regressions, which `make test` replays.
+Where atheris could be installed, coverage leads a second search. What breaks a target is written
+to tests/security/fuzz/regressions, which `make test` replays.
 """
 
 import argparse
@@ -34,6 +34,8 @@ def main() -> int:
         broken += len(done.broken) + (done.growth_mib > MOST_GROWTH_MIB)
         if importlib.util.find_spec("atheris"):
             broken += led_by_coverage(target, arguments.seconds)
+        else:
+            print(f"{target}: not searched by coverage: atheris is not installed", flush=True)
     return 1 if broken else 0
 
 
