@@ -6,6 +6,7 @@ image or device can take the doors down with it (DESIGN sections 3.1 and 3.5). T
 first and close first: C-ECHO is answered before any model is thought of.
 """
 
+import ctypes
 import logging
 import os
 import resource
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import structlog
 
@@ -39,6 +40,8 @@ TICK_S = 0.2
 # What systemd is asked for while models load: longer than the daemon itself waits for a load that
 # stands still, so that the daemon's own sentence comes first.
 LOADING_EXTENSION_S = STILL_S + 30.0
+DOORS = {"receive", "watch"}
+M_ARENA_MAX, ARENAS = -8, 2  # mallopt(3)
 STOPPING_EXTENSION_S = 90.0  # for one part or all children: their threads are waited for 30 s each
 
 
@@ -54,6 +57,8 @@ def run(config: Config, roles: Collection[str] = ()) -> int:
     configure_logging(level=config.logging.level, form=config.logging.format)
     # A dump would hold images and names. Children inherit the limit.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if DOORS & chosen:
+        _share_memory()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -93,6 +98,12 @@ def _stop(what: Part | Supervisor) -> None:
     """
     notify(extend_timeout(STOPPING_EXTENSION_S))
     what.stop()
+
+
+def _share_memory() -> None:
+    """Have threads share pools of memory: one for each association keeps what that has freed."""
+    with suppress(OSError, AttributeError):  # of another C library than glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def serve(parts: Sequence[Part], supervisor: Supervisor, stop: threading.Event) -> int:

@@ -3,7 +3,6 @@
 Read from /proc, without help of the program. A slope is the least-squares line through the samples.
 """
 
-import itertools
 import statistics
 import threading
 import time
@@ -112,12 +111,6 @@ def slope_per_min(points: Iterable[tuple[float, float]]) -> float:
     """Return how much is gained in a minute; points are (seconds, value)."""
     times, values = zip(*points, strict=True)
     return float(statistics.linear_regression(times, values).slope) * 60
-
-
-def lowest(points: Iterable[tuple[float, float]], span_s: float) -> list[tuple[float, float]]:
-    """Return the lowest point of each span: what comes and goes lies above, a leak lifts it."""
-    spans = itertools.groupby(points, lambda point: point[0] // span_s)
-    return [min(each, key=lambda point: point[1]) for _, each in spans]
 
 
 def after(samples: Sequence[Sample], share: float) -> list[Sample]:

@@ -25,7 +25,7 @@ import pytest
 from tests.assurance import Evidence, requirement
 from tests.faults import kill_checks
 from tests.faults.moulds import CT, DX, Mould
-from tests.faults.sampling import Sample, Series, after, lowest, sampling, slope_per_min
+from tests.faults.sampling import Sample, Series, after, sampling, slope_per_min
 from tests.flows.program import Program, until
 from tests.ingest.raw_peer import EXPLICIT, RELEASE_RQ, RawPeer, established, message, store_rq
 from triage.database.connection import open_database
@@ -37,7 +37,7 @@ WARM_UP = 1 / 3
 MIB_PER_MIN = 1.0
 SHORT_MIB = 48.0
 NEEDED_GIB = 32
-SAMPLES_OF_ONE = 12  # of which the lowest is taken, where something comes and goes
+REST_S = 3.0  # without a sender, in which threads and descriptors are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +130,21 @@ def test_p5_no_process_grows_at_twice_the_peak(
     assert soaked.process is not None
     begun = time.monotonic()
     with sampling(soaked.process.pid, load.every_s) as series:
+        send_all(senders, ends_at=begun + load.seconds * WARM_UP)
+        settled(soaked)
+        before = at_rest(soaked)
         send_all(senders, ends_at=begun + load.seconds)
     took_s = time.monotonic() - begun
-    settled_s, lost = settled(soaked, [uid for sender in senders for uid in sender.answered])
+    settled_s = settled(soaked)
+    rests = before, at_rest(soaked)
+    lost = unheld(soaked, [uid for sender in senders for uid in sender.answered])
     minutes = took_s * (1 - WARM_UP) / 60
-    gains = {measure: grown(series, measure, load.every_s) for measure in MEASURES}
+    gains = {
+        measure: more_at_rest(*rests, measure.of, minutes)
+        if measure.counted
+        else grown(series, measure.of)
+        for measure in MEASURES
+    }
     refused = list(itertools.chain.from_iterable(sender.refused for sender in senders))
     rates = " and ".join(f"{sender.sent / took_s:.1f} {sender.name}/s" for sender in senders)
     evidence.record(
@@ -166,17 +176,33 @@ def send_all(senders: Sequence[Sender], *, ends_at: float) -> None:
         thread.join()
 
 
-def settled(program: Program, answered: list[str]) -> tuple[float, dict[str, int]]:
-    """Give the queue its time; return what it took, in seconds, and what is not accounted for."""
+def settled(program: Program) -> float:
+    """Give the queue its time; return what it took, in seconds."""
     db = open_database(program.url)
     begun = time.monotonic()
     try:
         while not kill_checks.is_settled(db) and time.monotonic() < begun + SETTLE_S:
             time.sleep(0.5)
-        took_s = time.monotonic() - begun
-        return took_s, kill_checks.unheld(db, program.store, answered)
+        return time.monotonic() - begun
     finally:
         db.dispose()
+
+
+def unheld(program: Program, answered: list[str]) -> dict[str, int]:
+    """Count what was answered and is not accounted for."""
+    db = open_database(program.url)
+    try:
+        return kill_checks.unheld(db, program.store, answered)
+    finally:
+        db.dispose()
+
+
+def at_rest(program: Program) -> Series:
+    """Sample a daemon to which nothing is sent, for a moment."""
+    assert program.process is not None
+    with sampling(program.process.pid, REST_S / 20) as series:
+        time.sleep(REST_S)
+    return series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +210,7 @@ class Measure:
     """One thing that must stay flat, and how much of it a process may gain.
 
     per_min: in the long form; short: in the whole of the short one. counted: it comes and goes
-    with associations and files, so what it falls back to is judged.
+    with associations and files, so what stays when nothing is sent is judged.
     """
 
     name: str
@@ -194,7 +220,7 @@ class Measure:
     counted: bool = False
 
 
-COUNT_PER_MIN = 1 / (LONG.seconds * (1 - WARM_UP) / 60)  # not one over the whole time
+COUNT_PER_MIN = 0.5 / (LONG.seconds * (1 - WARM_UP) / 60)  # not one over the whole time
 MEASURES = (
     Measure(name="own MiB", of=lambda each: each.own_mib, per_min=MIB_PER_MIN, short=SHORT_MIB),
     Measure(
@@ -226,14 +252,26 @@ def ended_early(series: Series, load: Load) -> list[str]:
     return [series.names[pid] for pid, each in series.of.items() if each[-1].at_s < last - slack]
 
 
-def grown(series: Series, measure: Measure, every_s: float) -> dict[str, float]:
+def grown(series: Series, which: Callable[[Sample], float]) -> dict[str, float]:
     """Return what each process gains a minute, by its name and number."""
-    gains = {}
-    for pid, samples in series.of.items():
-        points = [(each.at_s, measure.of(each)) for each in after(samples, WARM_UP)]
-        held = lowest(points, SAMPLES_OF_ONE * every_s) if measure.counted else points
-        gains[f"{series.names[pid]} [{pid}]"] = slope_per_min(held)
-    return gains
+    return {
+        f"{series.names[pid]} [{pid}]": slope_per_min(
+            (each.at_s, which(each)) for each in after(samples, WARM_UP)
+        )
+        for pid, samples in series.of.items()
+    }
+
+
+def more_at_rest(
+    before: Series, later: Series, which: Callable[[Sample], float], minutes: float
+) -> dict[str, float]:
+    """Return what each process has gained a minute between two rests, by its name and number."""
+    return {
+        f"{before.names[pid]} [{pid}]": (min(map(which, later.of[pid])) - min(map(which, samples)))
+        / minutes
+        for pid, samples in before.of.items()
+        if pid in later.of
+    }
 
 
 def worst_of(measure: Measure, gains: dict[str, float]) -> str:

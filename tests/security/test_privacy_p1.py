@@ -284,8 +284,9 @@ def test_p1_what_the_other_trials_left_names_no_patient(
             said += leaks(path.name, f"name of {path}") + leaks(path.read_bytes(), str(path))
             searched += 1
         for configuration in configurations(folder):
-            said += leaks(told_by(configuration), f"told by {configuration.parent}")
             seen += knows_patient(configuration)
+            if (configuration.parent / "daemon.log").exists():  # else its rows are made by hand
+                said += leaks(told_by(configuration), f"told by {configuration.parent}")
     evidence.record(
         trials=searched,
         losses=len(said),
