@@ -23,7 +23,7 @@ from triage.database.tables import Instance, ObjectEvent
 from triage.database.tables_house import JobRow, Quarantined
 
 SEED = 20260107
-LONGEST_PAUSE_S = 0.15  # half of the trial's [folders] stable_s: a busy machine adds to it
+LONGEST_PAUSE_S = 0.25  # [folders] stable_s of the trial is 0.3
 SETTLES_S = 3.0
 WHOLE = ("stored", "duplicate")
 

@@ -536,3 +536,19 @@ def test_a_file_closed_half_way_and_completed_later_is_one_object(
         time.sleep(0.3)
     assert eventually(lambda: held(database) == 1)
     assert rows(database, "SELECT id FROM quarantine") == []
+
+
+@requirement("G4")
+@pytest.mark.usefixtures("running")
+def test_a_file_closed_between_header_and_pixels_is_not_taken_for_an_object_without_any(
+    database: Database, folder: Path
+) -> None:
+    data = to_bytes(make_dx())
+    before_pixels = data.index(b"\xe0\x7f\x10\x00")
+    path = folder / "a.dcm"
+    for piece in (data[:before_pixels], data[before_pixels:]):
+        with path.open("ab") as file:
+            file.write(piece)
+        time.sleep(0.3)
+    assert eventually(lambda: held(database) == 1)
+    assert rows(database, "SELECT count(*) FROM instances") == [(1,)]

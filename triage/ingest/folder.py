@@ -62,6 +62,7 @@ from triage.ingest.folder_alarms import FolderAlarms
 from triage.ingest.intake import Intake
 from triage.ingest.mounts import FSTAB, MOUNTINFO, mount_point, needs_polling, text_of, unmounted
 from triage.ingest.reception import LARGEST_KEPT_MIB
+from triage.ingest.span import FileSpan
 from triage.ingest.stability import Candidate, Stamp, Tracker
 from triage.records import Source
 from triage.store import MIB
@@ -325,12 +326,11 @@ class FolderWatcher:
 
     def _outcome_of(self, source: FileIO, candidate: Candidate, now_s: float) -> tuple[str, bool]:
         """The same of an open file. Raises SourceChanged or OSError, where it cannot be judged."""
-        if not self._tracker.is_stable(candidate, now_s):
-            try:
-                self._intake.inspect(span_of(source, candidate))
-            except ObjectRefused:
-                self._tracker.not_whole(candidate.path)
-                return "", False
+        stable = self._tracker.is_stable(candidate, now_s)
+        # Without pixels it may be cut off between two elements, before them.
+        if not (stable or self._is_whole_image(span_of(source, candidate))):
+            self._tracker.not_whole(candidate.path)
+            return "", False
         try:
             outcome = self._intake.accept(
                 chunks_of(source, candidate),
@@ -341,6 +341,12 @@ class FolderWatcher:
             kept = candidate.stamp.size_bytes <= LARGEST_KEPT_MIB * MIB
             return "refused" if kept else UNKEPT, False
         return outcome.state, True
+
+    def _is_whole_image(self, span: FileSpan) -> bool:
+        try:
+            return self._intake.inspect(span).has_pixels
+        except ObjectRefused:
+            return False
 
     def _remember(self, candidate: Candidate, outcome: str) -> None:
         with self._db.write() as connection:
