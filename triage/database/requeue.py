@@ -33,18 +33,7 @@ def requeue_study(
     lock_study(connection, study_id)
     priority = connection.execute(select(Study.priority).where(Study.id == study_id)).scalar_one()
     rank = urgency(Rank(priority))
-    due = sum(
-        _requeue(
-            connection,
-            kind=JobKind.ANALYSE,
-            subject=subject,
-            subject_id=subject_id,
-            study_id=study_id,
-            rank=rank,
-            now=now,
-        )
-        for subject, subject_id in _subjects(connection, study_id)
-    )
+    due = _look_again(connection, study_id, rank=rank, now=now)
     j = JobRow
     captions = connection.execute(
         select(j.subject, j.subject_id).where(
@@ -163,7 +152,25 @@ def look_when_listed(connection: Connection, study_id: int, *, now: datetime) ->
     What waits had its place behind all other studies, and what is under way goes by the old date.
     """
     rank = rank_of(connection, study_id)
-    for subject, subject_id in _subjects(connection, study_id):
+    left = (JobState.QUEUED,)
+    _look_again(connection, study_id, rank=rank, now=now, reason=LISTED, left=left)
+    j = JobRow
+    connection.execute(
+        update(j).where(j.study_id == study_id, j.state == JobState.QUEUED).values(rank=rank)
+    )
+
+
+def _look_again(
+    connection: Connection,
+    study_id: int,
+    *,
+    rank: int,
+    now: datetime,
+    reason: str = REASON,
+    left: Sequence[JobState] = OPEN_STATES,
+) -> int:
+    """Make a job of each subject of a study due now; returns how many wait because of it."""
+    return sum(
         _requeue(
             connection,
             kind=JobKind.ANALYSE,
@@ -172,12 +179,10 @@ def look_when_listed(connection: Connection, study_id: int, *, now: datetime) ->
             study_id=study_id,
             rank=rank,
             now=now,
-            reason=LISTED,
-            left=(JobState.QUEUED,),
+            reason=reason,
+            left=left,
         )
-    j = JobRow
-    connection.execute(
-        update(j).where(j.study_id == study_id, j.state == JobState.QUEUED).values(rank=rank)
+        for subject, subject_id in _subjects(connection, study_id)
     )
 
 
